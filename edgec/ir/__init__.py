@@ -1,0 +1,1 @@
+"""The intermediate representation: types, graphs, edits, and what nodes mean."""

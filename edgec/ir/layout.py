@@ -1,0 +1,118 @@
+"""How the elements of a tensor lie in memory.
+
+A layout permutes the axes and may split one or more of them into blocks whose offset within the block
+becomes innermost. The shape of a tensor stays logical whatever its layout is:
+
+    row-major            Layout(order=(0, 1, 2, 3))
+    NHWC                 Layout(order=(0, 2, 3, 1))
+    NCHW16c              Layout(order=(0, 1, 2, 3), blocks=((1, 16),))
+
+Convolutions here clip their windows instead of reading a border (see README.md, decisions), so a layout has no halo.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+
+@dataclass(frozen=True)
+class Layout:
+    """`order`: logical axes from outermost to innermost; `blocks`: (axis, size) pairs, block offsets innermost in that order."""
+
+    order: tuple[int, ...]
+    blocks: tuple[tuple[int, int], ...] = ()
+
+    @classmethod
+    def row_major(cls, rank: int) -> "Layout":
+        """Axes in their logical order, nothing blocked."""
+        return cls(tuple(range(rank)))
+
+    @property
+    def is_row_major(self) -> bool:
+        """Whether this is the plain C order."""
+        return not self.blocks and self.order == tuple(range(len(self.order)))
+
+    @property
+    def name(self) -> str:
+        """The field's name for it where there is one: NCHW, NHWC, NCHW16c; else the axes as numbers: 0-2-1."""
+        letters = {3: "NCW", 4: "NCHW", 5: "NCDHW"}.get(len(self.order))
+        if letters is None:
+            return "-".join(map(str, self.order)) + "".join(f"+{a}x{b}" for a, b in self.blocks)
+        return "".join(letters[a] for a in self.order) + "".join(f"{b}{letters[a].lower()}" for a, b in self.blocks)
+
+    def physical(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The extents of the memory array, outermost first, block extents last."""
+        size = dict(self.blocks)
+        return (*(-(-shape[a] // size.get(a, 1)) for a in self.order), *(b for _, b in self.blocks))
+
+    def elements(self, shape: Sequence[int]) -> int:
+        """How many elements the tensor takes, padding of incomplete blocks included."""
+        return prod(self.physical(shape))
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One logical axis of a view: index i lies at (i // block) * stride + (i % block) * inner; block 0 means unblocked."""
+
+    extent: int
+    stride: int
+    block: int = 0
+    inner: int = 1
+
+    def at(self, i: int) -> int:
+        """The offset of index i along this axis, in elements."""
+        return i * self.stride if not self.block else i // self.block * self.stride + i % self.block * self.inner
+
+    @property
+    def run(self) -> int:
+        """How many neighbors lie at stride one, counted from a block's start: the longest vector that can be read."""
+        if self.block:
+            return self.block if self.inner == 1 else 1
+        return self.extent if self.stride == 1 else 1
+
+
+@dataclass(frozen=True)
+class View:
+    """A tensor, or a part of one, in memory: one Axis for each logical axis. The base offset belongs to whoever holds the buffer."""
+
+    axes: tuple[Axis, ...]
+
+    @classmethod
+    def of(cls, shape: Sequence[int], layout: Layout | None = None) -> "View":
+        """The view of a whole tensor in a layout."""
+        layout = layout or Layout.row_major(len(shape))
+        size, step, inner = dict(layout.blocks), 1, dict[int, int]()
+        for axis, block in reversed(layout.blocks):
+            inner[axis] = step
+            step *= block
+        made: dict[int, Axis] = {}
+        for axis in reversed(layout.order):
+            block = size.get(axis, 0)
+            count = -(-shape[axis] // block) if block else shape[axis]
+            made[axis] = Axis(shape[axis], step, block, inner.get(axis, 1))
+            step *= count
+        return cls(tuple(made[a] for a in range(len(shape))))
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """The logical shape."""
+        return tuple(a.extent for a in self.axes)
+
+    def offset(self, index: Sequence[int]) -> int:
+        """The offset of one element, in elements."""
+        return sum(a.at(i) for a, i in zip(self.axes, index, strict=True))
+
+    def transpose(self, perm: Sequence[int]) -> "View":
+        """The view whose axis k is this one's axis perm[k]."""
+        return View(tuple(self.axes[p] for p in perm))
+
+    @property
+    def dense(self) -> bool:
+        """Whether it is plain row-major memory without gaps."""
+        step = 1
+        for a in reversed(self.axes):
+            if a.extent != 1 and (a.block not in (0, a.extent) or (a.inner if a.block else a.stride) != step):
+                return False
+            step *= a.extent
+        return True

@@ -1,0 +1,1 @@
+"""Kernels: what a unit can run as one function, and how that function is written."""

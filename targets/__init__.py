@@ -1,0 +1,1 @@
+"""The targets: what edgec knows about machines, and about no graph."""
