@@ -1,0 +1,83 @@
+"""The facts of a vector unit that kernels are made from: how wide, how many registers, how many operations a cycle."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from edgec.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgec.target import Target, Unit
+
+Broadcast = Literal["memory", "lane"]
+
+
+@dataclass(frozen=True)
+class Isa:
+    """One CPU core as a kernel sees it. Pure data and hashable, so it can be part of a kernel's identity.
+
+    `triple`, `mcpu` and `mattr` are LLVM's words. `lanes` counts the f32 of a vector register, `registers` the vector registers.
+    `broadcast` says how a scalar meets a vector: from memory (x86) or as a lane of another register (aarch64).
+    `fma_ports` and `load_ports` count vector operations started in a cycle, `fma_latency` the cycles until the accumulator can be used again.
+    Bytes a cycle are what one core reads; a level that the machine lacks has 0 bytes. `extra` holds further facts as (name, value) pairs.
+    """
+
+    triple: str
+    mcpu: str
+    mattr: tuple[str, ...]
+    lanes: int
+    registers: int
+    broadcast: Broadcast
+    fma_ports: int
+    fma_latency: int
+    load_ports: int
+    l1_bytes: int
+    l2_bytes: int
+    l3_bytes: int
+    line_bytes: int
+    dram_bytes_per_cycle: float
+    l2_bytes_per_cycle: float
+    clock_hz: float
+    l3_bytes_per_cycle: float = 0.0
+    extra: tuple[tuple[str, Any], ...] = ()
+
+    def llvm_target(self) -> dict[str, Any]:
+        """What TVM's `Target` wants to hear."""
+        target: dict[str, Any] = {"kind": "llvm", "mtriple": self.triple, "mcpu": self.mcpu}
+        return {**target, "mattr": list(self.mattr)} if self.mattr else target
+
+    def fact(self, name: str, default: Any = None) -> Any:
+        """A further fact from `extra`, such as int8_dot."""
+        return dict(self.extra).get(name, default)
+
+    @property
+    def arch(self) -> str:
+        """The first part of the triple: x86_64, aarch64."""
+        return self.triple.partition("-")[0]
+
+    @classmethod
+    def of(cls, unit: "Unit", target: "Target") -> Self:
+        """The facts of a CPU unit; UsageError names the first one that the target's text leaves out."""
+        known = {**target.facts, **unit.facts}
+
+        def need(name: str) -> Any:  # noqa: ANN401
+            if name not in known:
+                raise UsageError(f"target {target.name} does not say {name} of its unit {unit.name}, and no kernel can be made without it")
+            return known[name]
+
+        def of_memory(name: str, fact: str) -> Any:  # noqa: ANN401
+            return target.memories.get(name, {}).get(fact, 0)
+
+        clock = float(need("clock"))
+        return cls(
+            triple=need("triple"), mcpu=need("mcpu"), mattr=tuple(known.get("mattr", ())),
+            lanes=need("vector") // 4, registers=need("registers"), broadcast=need("broadcast"),
+            fma_ports=need("fma_ports"), fma_latency=need("fma_latency"), load_ports=need("load_ports"),
+            l1_bytes=of_memory("l1d", "size"), l2_bytes=of_memory("l2", "size"), l3_bytes=of_memory("l3", "size"),
+            line_bytes=of_memory("l1d", "line") or 64,
+            dram_bytes_per_cycle=of_memory("dram", "bandwidth") / clock, l2_bytes_per_cycle=of_memory("l2", "bytes_per_cycle"),
+            clock_hz=clock, l3_bytes_per_cycle=of_memory("l3", "bytes_per_cycle"),
+            extra=tuple(sorted((k, v) for k, v in unit.facts.items() if k not in _FIELDS)),
+        )
+
+
+_FIELDS = {"triple", "mcpu", "mattr", "vector", "registers", "broadcast", "fma_ports", "fma_latency", "load_ports", "clock"}
