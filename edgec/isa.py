@@ -17,7 +17,7 @@ class Isa:
 
     `triple`, `mcpu` and `mattr` are LLVM's words. `lanes` counts the f32 of a vector register, `registers` the vector registers.
     `broadcast` says how a scalar meets a vector: from memory (x86) or as a lane of another register (aarch64).
-    `fma_ports` and `load_ports` count vector operations started in a cycle, `fma_latency` the cycles until the accumulator can be used again.
+    `fma_ports` and `load_ports` count vector operations started in a cycle, `fma_latency` the cycles until an accumulator is ready again.
     Bytes a cycle are what one core reads; a level that the machine lacks has 0 bytes. `extra` holds further facts as (name, value) pairs.
     """
 
@@ -38,15 +38,15 @@ class Isa:
     l2_bytes_per_cycle: float
     clock_hz: float
     l3_bytes_per_cycle: float = 0.0
-    extra: tuple[tuple[str, Any], ...] = ()
+    extra: tuple[tuple[str, object], ...] = ()
 
     def llvm_target(self) -> dict[str, Any]:
-        """What TVM's `Target` wants to hear."""
+        """Say it in the words of TVM's `Target`."""
         target: dict[str, Any] = {"kind": "llvm", "mtriple": self.triple, "mcpu": self.mcpu}
         return {**target, "mattr": list(self.mattr)} if self.mattr else target
 
-    def fact(self, name: str, default: Any = None) -> Any:
-        """A further fact from `extra`, such as int8_dot."""
+    def fact(self, name: str, default: object = None) -> object:
+        """Look up a further fact from `extra`, such as int8_dot."""
         return dict(self.extra).get(name, default)
 
     @property
@@ -56,15 +56,15 @@ class Isa:
 
     @classmethod
     def of(cls, unit: "Unit", target: "Target") -> Self:
-        """The facts of a CPU unit; UsageError names the first one that the target's text leaves out."""
+        """Collect the facts of a CPU unit; UsageError names the first one that the target's text leaves out."""
         known = {**target.facts, **unit.facts}
 
-        def need(name: str) -> Any:  # noqa: ANN401
+        def need(name: str) -> Any:  # noqa: ANN401 - a file may say anything; target.py has checked the kinds of these
             if name not in known:
                 raise UsageError(f"target {target.name} does not say {name} of its unit {unit.name}, and no kernel can be made without it")
             return known[name]
 
-        def of_memory(name: str, fact: str) -> Any:  # noqa: ANN401
+        def of_memory(name: str, fact: str) -> Any:  # noqa: ANN401 - likewise
             return target.memories.get(name, {}).get(fact, 0)
 
         clock = float(need("clock"))
