@@ -1,0 +1,1 @@
+"""The little languages: rules, targets and pipelines, and the graph as text."""
