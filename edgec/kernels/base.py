@@ -1,0 +1,101 @@
+"""What every kernel plan says: its pointer arguments, its tasks, and what it costs.
+
+A plan is pure data (frozen, hashable, printable): its repr is the kernel's identity, from it alone the code is written, and
+no weight value is part of it.
+"""
+
+from dataclasses import dataclass, field
+from math import prod
+from typing import Literal
+
+from edgec.ir.layout import Axis, View
+from edgec.isa import Isa
+from edgec.kernels.expr import Expr
+
+Role = Literal["input", "weight", "output", "scratch"]
+
+
+@dataclass(frozen=True)
+class Arg:
+    """One pointer parameter: what it is for, its element type and the number of elements it may touch from its base.
+
+    `elements` of a scratch argument count one task slot; each running task has its own slot.
+    """
+
+    role: Role
+    dtype: str
+    elements: int
+
+
+@dataclass(frozen=True)
+class Load:
+    """An extra operand of an elementwise expression: argument number and where it lies for each point of the output's index space.
+
+    Axes along which the operand is broadcast have stride 0.
+    """
+
+    arg: int
+    view: View
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """What happens to each result before it is stored. `expr` argument 0 is the anchor's result, argument i+1 is `loads[i]`."""
+
+    expr: Expr
+    loads: tuple[Load, ...] = ()
+
+
+@dataclass(frozen=True)
+class KernelPlan:
+    """One kernel: everything its code depends on, and what it is expected to cost.
+
+    `macs` are multiply-accumulates, `bytes` what it reads and writes once, `cycles` the cost model's estimate on one core.
+    """
+
+    isa: Isa
+    args: tuple[Arg, ...]
+    tasks: int
+    macs: int = field(default=0, kw_only=True)
+    bytes: int = field(default=0, kw_only=True)
+    cycles: float = field(default=0.0, kw_only=True)
+
+    kind = "kernel"
+    generic = False
+
+    @property
+    def algo(self) -> str:
+        """A word for the algorithm, for reports."""
+        return self.kind
+
+    @property
+    def scratch(self) -> int:
+        """Elements of scratch a task needs."""
+        return sum(a.elements for a in self.args if a.role == "scratch")
+
+
+def vectors(count: int, lanes: int) -> tuple[int, ...]:
+    """`count` elements as vector widths: as many full vectors as fit, then smaller powers of two: 24 of 16 lanes are (16, 8)."""
+    made = [lanes] * (count // lanes)
+    rest = count % lanes
+    while rest:
+        width = 1 << (rest.bit_length() - 1)
+        made.append(width)
+        rest -= width
+    return tuple(made)
+
+
+def broadcast(view: View, shape: tuple[int, ...]) -> View:
+    """The view of an operand as seen from an output of `shape`, by ONNX's multidirectional rule: missing and unit axes get stride 0."""
+    missing = len(shape) - len(view.axes)
+    axes = [Axis(n, 0) for n in shape[:missing]]
+    for axis, n in zip(view.axes, shape[missing:], strict=True):
+        axes.append(Axis(n, 0) if axis.extent == 1 and n != 1 else axis)
+    return View(tuple(axes))
+
+
+def extent(view: View) -> int:
+    """One more than the largest offset a view reaches from its base, in elements; 0 when it is empty."""
+    if not prod(view.shape):
+        return 0
+    return 1 + sum(max(a.at(0), a.at(a.extent - 1), *(a.at(i) for i in range(min(a.block, a.extent)))) for a in view.axes)

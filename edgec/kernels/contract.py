@@ -1,0 +1,138 @@
+"""Plans for contractions: convolution (any stride, dilation, groups, padding, 1-D and 2-D, transposed) and matrix products.
+
+All are one loop nest. The output is seen as [n, c, y, x], the input likewise; a row of output is cut into tiles of `columns`
+neighbors in x, and the output channels of a convolution group into groups of vectors. A tile's accumulators stay in registers
+over the whole reduction. A matrix product is a 1x1 convolution whose x axis is the row of the left operand.
+
+Padding is never stored. Along x, a tile that touches an edge is emitted on its own, without the taps that would read outside;
+along y, the loop over taps is clipped. (Register tiles are one row high, so clipping is exact.)
+"""
+
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+
+from edgec.ir.graph import Array
+from edgec.ir.layout import Axis, View
+from edgec.kernels.base import Epilogue, KernelPlan
+
+
+@dataclass(frozen=True)
+class Taps:
+    """One spatial axis of one output phase: output o reads, for tap i, input o*step + first + i*pitch with kernel index kernel + i*kernel_step.
+
+    `out_begin + o*out_step` is the output position of o; a convolution has one phase, a transposed one `stride` of them.
+    """
+
+    step: int
+    count: int
+    first: int
+    pitch: int
+    kernel: int
+    kernel_step: int
+    out_begin: int
+    out_step: int
+    out_count: int
+
+    def reads(self, o: int, tap: int) -> int:
+        """The input position."""
+        return o * self.step + self.first + tap * self.pitch
+
+    def clipped(self, size: int) -> bool:
+        """Whether some output reads outside an input of `size`."""
+        return any(not 0 <= self.reads(o, t) < size for o in (0, self.out_count - 1) for t in (0, self.count - 1))
+
+    def runs(self, outputs: range, size: int) -> list[tuple[range, tuple[int, ...]]]:
+        """Neighboring taps that are inside the input for the same outputs of a tile: (taps, numbers of those outputs in the tile)."""
+        inside = [tuple(j for j, o in enumerate(outputs) if 0 <= self.reads(o, t) < size) for t in range(self.count)]
+        made, start = [], 0
+        for columns, group in groupby(inside):
+            stop = start + len(list(group))
+            if columns:
+                made.append((range(start, stop), columns))
+            start = stop
+        return made
+
+
+def phases(out: int, kernel: int, stride: int, dilation: int, pad: int, *, transposed: bool) -> tuple[Taps, ...]:
+    """The phases of one spatial axis (ONNX Conv and ConvTranspose; `pad` is the pad at the begin)."""
+    if not transposed:
+        return (Taps(stride, kernel, -pad, dilation, 0, 1, 0, 1, out),)
+    made = []
+    for p in range(min(stride, out)):
+        taps = [k for k in range(kernel) if (p + pad - k * dilation) % stride == 0]
+        offsets = [(p + pad - k * dilation) // stride for k in taps]
+        pitch = offsets[1] - offsets[0] if len(taps) > 1 else 1
+        kernel_step = taps[1] - taps[0] if len(taps) > 1 else 1
+        made.append(Taps(1, len(taps), offsets[0] if taps else 0, pitch, taps[0] if taps else 0, kernel_step, p, stride, -(-(out - p) // stride)))
+    return tuple(made)
+
+
+@dataclass(frozen=True)
+class ContractPlan(KernelPlan):
+    """args: input, weight, [bias], epilogue operands…, output.
+
+    `x`, `y`: views [n, c, h, w] of input and output. `ys`, `xs`: phases of the two spatial axes. `widths`: the vector groups of one
+    convolution group. `chunk`: input channels that lie at one step. `kernel`: (KH, KW). A weight is packed (see `pack`) unless it is an
+    activation, seen as [n, k, c] through `w` and contiguous along c. Tasks are n x group x vector group x `row_chunks`.
+    """
+
+    x: View
+    y: View
+    ys: tuple[Taps, ...]
+    xs: tuple[Taps, ...]
+    kernel: tuple[int, int]
+    groups: int
+    widths: tuple[tuple[int, ...], ...]
+    columns: int
+    unroll: int
+    chunk: int
+    row_chunks: int
+    bias: bool
+    epilogue: Epilogue
+    w: View | None = None
+    name: str = "conv"
+
+    kind = "contract"
+
+    @property
+    def algo(self) -> str:
+        """conv, gemm, conv_transpose … with the register tile: columns x vectors."""
+        return f"{self.name}_{self.columns}x{max(len(w) for w in self.widths)}"
+
+    @property
+    def in_channels(self) -> int:
+        """Input channels of one convolution group."""
+        return self.x.axes[1].extent // self.groups
+
+    @property
+    def out_channels(self) -> int:
+        """Output channels of one convolution group."""
+        return self.y.axes[1].extent // self.groups
+
+
+def pack(plan: ContractPlan, weight: Array) -> Array:
+    """A weight [M, C/groups, KH, KW] in the order in which the kernel reads it: [group][vector group][chunk][ky][kx][channel][lane].
+
+    No element is added or lost, whatever the channel counts are.
+    """
+    ic, chunk = plan.in_channels, plan.chunk
+    per_group = weight.reshape(plan.groups, plan.out_channels, ic // chunk, chunk, *plan.kernel)
+    parts, start = [], 0
+    for widths in plan.widths:
+        size = sum(widths)
+        part = per_group[:, start:start + size]                       # [G, lanes, ICo, chunk, KH, KW]
+        parts.append(part.transpose(0, 2, 4, 5, 3, 1).reshape(plan.groups, -1))
+        start += size
+    return np.ascontiguousarray(np.concatenate(parts, axis=1)).reshape(-1)
+
+
+def run_length(axis: Axis, count: int, groups: int) -> int:
+    """The longest run of channels at one step into which the `count` channels of every group split."""
+    if not axis.block or axis.block >= axis.extent:
+        return count
+    run = axis.block
+    while count % run or any(g * count % run for g in range(groups)) or axis.block % run:
+        run -= 1
+    return run

@@ -1,0 +1,202 @@
+"""The vocabulary of every emitter: typed pointers, vectors, loops over tasks, all unrolled by Python and looped by TIR.
+
+Half-precision operands are stored as such and computed in f32: a load widens, a store narrows.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tvm import tirx
+from tvm.ir import PointerType, PrimType
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T  # noqa: N812  the name every TIR program uses
+from tvm.tirx.buffer import is_buffer_var
+
+from edgec.ir.layout import Axis, View
+from edgec.kernels.base import KernelPlan
+
+TIR = {
+    "f16": "float16", "f32": "float32", "f64": "float64", "bf16": "bfloat16", "bool": "bool", "i8": "int8", "i16": "int16", "i32": "int32",
+    "i64": "int64", "u8": "uint8", "u16": "uint16", "u32": "uint32", "u64": "uint64",
+}
+Index = Any  # a Python int or a TIR expression of type int32
+Vector = Any  # a TIR expression of one or more lanes
+
+
+def const(value: float, dtype: str, lanes: int = 1) -> Vector:
+    """A constant of a short dtype, broadcast to `lanes`."""
+    name = TIR[dtype]
+    scalar = tirx.FloatImm(name, float(value)) if dtype in ("f16", "f32", "f64", "bf16") else tirx.IntImm(name, int(value))
+    return T.Broadcast(scalar, lanes) if lanes > 1 else scalar
+
+
+def cast(value: Vector, dtype: str, lanes: int) -> Vector:
+    """The value in another dtype, C rules."""
+    name = TIR[dtype] + (f"x{lanes}" if lanes > 1 else "")
+    return value if str(value.ty.dtype) == name else tirx.Cast(name, value)
+
+
+def compute_dtype(dtype: str) -> str:
+    """The dtype in which arithmetic on a storage dtype is done."""
+    return "f32" if dtype in ("f16", "bf16") else dtype
+
+
+class Kernel:
+    """The function being written: its operands by number, and loads and stores on them."""
+
+    def __init__(self, plan: KernelPlan, buffers: Sequence[Any]) -> None:
+        self.plan, self.isa = plan, plan.isa
+        self._buffers = list(buffers)
+        self._dtypes = [a.dtype for a in plan.args]
+
+    def raw(self, arg: int) -> Any:
+        """The TIR buffer of an operand."""
+        return self._buffers[arg]
+
+    def load(self, arg: int, index: Index, lanes: int = 1) -> Vector:
+        """`lanes` neighbors from an operand, in the dtype that arithmetic on it uses."""
+        buffer, dtype = self._buffers[arg], self._dtypes[arg]
+        value = buffer[T.Ramp(index, 1, lanes)] if lanes > 1 else buffer[index]
+        return self._widen(value, dtype, lanes)
+
+    def splat(self, arg: int, index: Index, lanes: int) -> Vector:
+        """One element of an operand in every lane."""
+        value = self.load(arg, index)
+        return T.Broadcast(value, lanes) if lanes > 1 else value
+
+    def gather(self, arg: int, index: Index, step: Index, lanes: int) -> Vector:
+        """`lanes` elements of an operand that lie `step` apart: scalar loads put together."""
+        if lanes == 1:
+            return self.load(arg, index)
+        return tirx.Shuffle([self.load(arg, index + i * step) for i in range(lanes)], [tirx.IntImm("int32", i) for i in range(lanes)])
+
+    def store(self, arg: int, value: Vector, index: Index, lanes: int = 1, step: Index = 1) -> None:
+        """Write `lanes` elements `step` apart; the value is in the operand's arithmetic dtype."""
+        buffer, dtype = self._buffers[arg], self._dtypes[arg]
+        value = self._narrow(value, dtype, lanes)
+        if lanes == 1:
+            T.buffer_store(buffer, value, [index])
+        elif isinstance(step, int) and step == 1:
+            T.buffer_store(buffer, value, [T.Ramp(index, 1, lanes)])
+        else:
+            value = T.bind(value)
+            for i in range(lanes):
+                T.buffer_store(buffer, lane(value, i), [index + i * step])
+
+    def read(self, arg: int, view: View, at: Sequence[Index], axis: int, lanes: int) -> Vector:
+        """`lanes` elements along logical `axis` from index `at` of a view of an operand; broadcast, contiguous or strided as it lies."""
+        index = address(view, at)
+        along = view.axes[axis]
+        step = along.inner if along.block else along.stride
+        if lanes == 1 or (step == 0 and not along.block):
+            return self.splat(arg, index, lanes)
+        if step == 1:
+            return self.load(arg, index, lanes)
+        return self.gather(arg, index, step, lanes)
+
+    def write(self, arg: int, view: View, at: Sequence[Index], axis: int, value: Vector, lanes: int) -> None:
+        """Write `lanes` elements along logical `axis` from index `at` of a view of an operand."""
+        along = view.axes[axis]
+        self.store(arg, value, address(view, at), lanes, along.inner if along.block else along.stride)
+
+    def _widen(self, value: Vector, dtype: str, lanes: int) -> Vector:
+        if dtype == "bf16":  # by hand: not every back end has the conversion, and this one is exact
+            bits = tirx.Cast("uint32" + (f"x{lanes}" if lanes > 1 else ""), T.reinterpret("uint16" + (f"x{lanes}" if lanes > 1 else ""), value))
+            return T.reinterpret("float32" + (f"x{lanes}" if lanes > 1 else ""), bits << const(16, "u32", lanes))
+        return cast(value, compute_dtype(dtype), lanes)
+
+    def _narrow(self, value: Vector, dtype: str, lanes: int) -> Vector:
+        return cast(value, dtype, lanes)
+
+
+def lane(value: Vector, i: int) -> Vector:
+    """One lane of a vector."""
+    return tirx.Shuffle([value], [tirx.IntImm("int32", i)])
+
+
+def address(view: View, at: Sequence[Index]) -> Index:
+    """The offset of an index of a view, folded as far as it is known now."""
+    total: Index = 0
+    for axis, i in zip(view.axes, at, strict=True):
+        total = total + along(axis, i)
+    return total
+
+
+def along(axis: Axis, i: Index) -> Index:
+    """The offset that index i contributes along an axis."""
+    if isinstance(i, int):
+        return axis.at(i)
+    if axis.extent == 1 or (not axis.block and not axis.stride):
+        return 0
+    if not axis.block:
+        return i * axis.stride
+    return tirx.truncdiv(i, axis.block) * axis.stride + tirx.truncmod(i, axis.block) * axis.inner
+
+
+def loop(begin: Index, end: Index, body: Callable[[Index], None]) -> None:
+    """A serial loop; none at all when it runs exactly once or never."""
+    if isinstance(begin, int) and isinstance(end, int):
+        if end <= begin:
+            return
+        if end == begin + 1:
+            body(begin)
+            return
+    with T.serial(begin, end) as i:
+        body(i)
+
+
+def when(condition: Any, body: Callable[[], None]) -> None:
+    """Code that runs only when a condition holds; a Python bool is decided now."""
+    if isinstance(condition, bool):
+        if condition:
+            body()
+        return
+    with T.If(condition), T.Then():
+        body()
+
+
+class Accumulators:
+    """Registers: one stack buffer a vector (of fewer than 1024 bytes, so that LLVM promotes it)."""
+
+    def __init__(self, widths: Sequence[int], count: int, dtype: str = "f32") -> None:
+        self._widths = widths
+        self._cells = [[T.alloc_buffer((w,), TIR[dtype]) for w in widths] for _ in range(count)]
+
+    def get(self, i: int, j: int) -> Vector:
+        """The vector in cell (i, j)."""
+        width, cell = self._widths[j], self._cells[i][j]
+        return cell[T.Ramp(0, 1, width)] if width > 1 else cell[0]
+
+    def set(self, i: int, j: int, value: Vector) -> None:
+        """Put a vector into cell (i, j)."""
+        width, cell = self._widths[j], self._cells[i][j]
+        T.buffer_store(cell, value, [T.Ramp(0, 1, width) if width > 1 else 0])
+
+
+def function(plan: KernelPlan, symbol: str, task: Callable[[Kernel, Index], None]) -> tirx.PrimFunc:
+    """The PrimFunc `int32 symbol(void* arg…, int32 begin, int32 end)` whose body runs `task` for each task of the range."""
+    with IRBuilder() as builder:
+        with T.prim_func(s_tir=True):
+            T.func_name(symbol)
+            buffers = [T.arg(f"p{i}", T.Buffer((max(a.elements, 1),), TIR[a.dtype])) for i, a in enumerate(plan.args)]
+            begin, end = T.arg("begin", T.int32()), T.arg("end", T.int32())
+            T.func_attr({"tirx.noalias": True})
+            kernel = Kernel(plan, buffers)
+            with T.serial(begin, end) as t:
+                task(kernel, t)
+        func = builder.get()
+    return _pointers(func)
+
+
+def _pointers(func: tirx.PrimFunc) -> tirx.PrimFunc:
+    """Buffers as raw pointers: what a C caller passes (TVM's packed calling convention leaves such functions alone)."""
+    params, declared = [], []
+    for param in func.params:
+        if is_buffer_var(param):
+            dtype = param.ty.dtype
+            pointer = tirx.Var(param.name, PointerType(dtype if isinstance(dtype, PrimType) else PrimType(str(dtype))))
+            declared.append(tirx.DeclBuffer(param, data=pointer))
+            params.append(pointer)
+        else:
+            params.append(param)
+    return tirx.PrimFunc(params, tirx.SeqStmt([*declared, func.body]), PrimType("int32"), func.attrs)
