@@ -8,17 +8,17 @@ import tempfile
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import lark
 from lark import Lark, Token, Tree, UnexpectedCharacters, UnexpectedInput, UnexpectedToken
-from lark.lexer import PatternStr, TerminalDef
 from lark.grammar import Rule
+from lark.lexer import PatternStr, TerminalDef
 
 from edgec.errors import SourceError
 
-Kind = Literal["rules", "targets", "pipeline", "graphs"]
-STARTS = {"edge": ("rules", "targets", "pipeline"), "graph": ("graphs",)}
+Kind = Literal["rules", "targets", "pipeline", "graphs", "one_type"]
+STARTS = {"edge": ("rules", "targets", "pipeline"), "graph": ("graphs", "one_type")}
 """Each grammar file with its start symbols."""
 _SHOWN = 8
 
@@ -59,7 +59,8 @@ def _parser(name: str) -> Lark:
     place = _cache_folder() / f"{name}-{key}.grammar"
     try:
         data, memo = marshal.loads(place.read_bytes())  # noqa: S302  marshal runs no code, and the file is the user's own
-        return Lark.load({"data": data, "memo": memo})  # type: ignore[arg-type]  a dict is taken as well
+        saved: Any = {"data": data, "memo": memo}  # load takes what save would have pickled
+        return Lark.load(saved)
     except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, IndexError):
         pass  # absent, unreadable or broken: build it
     parser = Lark(text, parser="lalr", start=list(STARTS[name]), maybe_placeholders=True, propagate_positions=name == "edge")
@@ -97,7 +98,7 @@ def _words(name: str) -> dict[str, str]:
 
 
 def _wanted(name: str, terminals: set[str]) -> str:
-    ignored = set(_parser(name).ignore_tokens)
+    ignored = set(_parser(name).lexer_conf.ignore)
     words = sorted({_words(name)[t] for t in terminals - ignored}, key=lambda w: (w.startswith('"'), w))
     if len(words) > _SHOWN:
         return ", ".join(words[:_SHOWN]) + " …"
