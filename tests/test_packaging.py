@@ -59,7 +59,10 @@ def strange(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("command", [("-m", "edgec"), ("-c", "import sys; from edgec.cli import main; sys.exit(main())")], ids=["module", "script"])
+SCRIPT = "import sys; from edgec.cli import main; sys.exit(main())"
+
+
+@pytest.mark.parametrize("command", [("-m", "edgec"), ("-c", SCRIPT)], ids=["module", "script"])
 def test_commands_work_where_the_user_has_a_passes_and_a_targets(installed: Path, strange: Path, command: tuple[str, ...]) -> None:
     for arguments, expected in (("--version",), "0."), (("targets",), "cortex-a72"), (("passes",), "absorb"):
         done = run([*command, *arguments], strange, installed)
