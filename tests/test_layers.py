@@ -89,8 +89,8 @@ def imports_of(module: str, source: str, known: frozenset[str]) -> Iterator[Impo
             case ast.ImportFrom():
                 pytest.fail(f"{module}:{node.lineno} uses a relative import")
             case ast.If(test=ast.Name(id="TYPE_CHECKING"), body=body):
-                for child in body:
-                    yield from visit(child, "types")
+                for statement in body:
+                    yield from visit(statement, "types")
             case _:
                 inner = "call" if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) else when
                 for child in ast.iter_child_nodes(node):
