@@ -60,6 +60,13 @@ class Axis:
     block: int = 0
     inner: int = 1
 
+    @classmethod
+    def of(cls, extent: int, stride: int, block: int = 0, inner: int = 1) -> "Axis":
+        """The simplest axis with these offsets: no block where there is just one, or where blocks follow one another."""
+        if block and (block >= extent or stride == block * inner):
+            return cls(extent, inner)
+        return cls(extent, stride, block, inner) if block > 1 else cls(extent, stride)
+
     def at(self, i: int) -> int:
         """The offset of index i along this axis, in elements."""
         return i * self.stride if not self.block else i // self.block * self.stride + i % self.block * self.inner
@@ -90,7 +97,7 @@ class View:
         for axis in reversed(layout.order):
             block = size.get(axis, 0)
             count = -(-shape[axis] // block) if block else shape[axis]
-            made[axis] = Axis(shape[axis], step, block, inner.get(axis, 1))
+            made[axis] = Axis.of(shape[axis], step, block, inner.get(axis, 1))
             step *= count
         return cls(tuple(made[a] for a in range(len(shape))))
 
@@ -112,7 +119,63 @@ class View:
         """Whether it is plain row-major memory without gaps."""
         step = 1
         for a in reversed(self.axes):
-            if a.extent != 1 and (a.block not in (0, a.extent) or (a.inner if a.block else a.stride) != step):
+            if a.extent != 1 and (a.block or a.stride != step):
                 return False
             step *= a.extent
         return True
+
+    def reshape(self, shape: Sequence[int]) -> "View | None":
+        """The same memory in another shape, None when strides cannot say it."""
+        if 0 in shape:
+            return View.of(shape)
+        mine = [a for a in self.axes if a.extent != 1]
+        made: list[Axis] = []
+        wanted = list(shape)
+        while mine:
+            group, total = [mine.pop(0)], 0
+            total = group[0].extent
+            take: list[int] = []
+            size = 1
+            while size != total or (wanted and wanted[0] == 1):
+                if size < total:
+                    if not wanted:
+                        return None
+                    take.append(wanted.pop(0))
+                    size *= take[-1]
+                elif size > total:
+                    if not mine:
+                        return None
+                    group.append(mine.pop(0))
+                    total *= group[-1].extent
+                else:
+                    take.append(wanted.pop(0))
+            kept = [d for d in take if d != 1]
+            if len(group) == 1 and len(kept) == 1:
+                axis: Axis | None = group[0]
+            else:
+                linear = all(not a.block for a in group) and all(a.stride == b.extent * b.stride for a, b in zip(group, group[1:], strict=False))
+                if not linear:
+                    return None
+                axis = None
+            step = group[-1].stride
+            back: list[Axis] = []
+            for d in reversed(take):
+                if d != 1 and axis is not None:
+                    back.append(axis)
+                else:
+                    back.append(Axis(d, step if d != 1 else 0))
+                    step *= d
+            made += reversed(back)
+        made += [Axis(1, 0) for d in wanted]
+        return View(tuple(made))
+
+    def slice(self, axis: int, start: int, step: int, count: int) -> "tuple[View, int] | None":
+        """Every step-th element from `start` along an axis, as (view, offset of its base); None where a block is cut."""
+        a = self.axes[axis]
+        if not a.block:
+            new, offset = Axis(count, a.stride * step), start * a.stride
+        elif step == 1 and start % a.block == 0 and (count % a.block == 0 or count < a.block):
+            new, offset = Axis.of(count, a.stride, a.block, a.inner), a.at(start)
+        else:
+            return None
+        return View((*self.axes[:axis], new, *self.axes[axis + 1:])), offset

@@ -4,11 +4,14 @@ A plan is pure data (frozen, hashable, printable): its repr is the kernel's iden
 no weight value is part of it.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Literal
 
+from edgec.ir.graph import Value
 from edgec.ir.layout import Axis, View
+from edgec.ir.types import dtype_bits
 from edgec.isa import Isa
 from edgec.kernels.expr import Expr
 
@@ -56,9 +59,9 @@ class KernelPlan:
     isa: Isa
     args: tuple[Arg, ...]
     tasks: int
-    macs: int = field(default=0, kw_only=True)
-    bytes: int = field(default=0, kw_only=True)
-    cycles: float = field(default=0.0, kw_only=True)
+    macs: int = field(default=0, kw_only=True, repr=False)
+    bytes: int = field(default=0, kw_only=True, repr=False)
+    cycles: float = field(default=0.0, kw_only=True, repr=False)
 
     kind = "kernel"
     generic = False
@@ -99,3 +102,43 @@ def extent(view: View) -> int:
     if not prod(view.shape):
         return 0
     return 1 + sum(max(a.at(0), a.at(a.extent - 1), *(a.at(i) for i in range(min(a.block, a.extent)))) for a in view.axes)
+
+
+@dataclass(frozen=True)
+class Operands:
+    """What a planner may ask about the values that a region touches."""
+
+    view: Callable[[Value], View]
+    constant: Callable[[Value], bool]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan and the graph values of its arguments, in order, outputs and scratch left out."""
+
+    plan: KernelPlan
+    inputs: tuple[Value, ...]
+
+
+def fuse_axes(outer: Axis, inner: Axis) -> Axis | None:
+    """Two neighboring axes as one, in row-major order; None when no Axis can say it."""
+    if outer.extent == 1:
+        return inner
+    if inner.extent == 1:
+        return outer
+    if outer.block or inner.block:
+        return None
+    total = outer.extent * inner.extent
+    if outer.stride == inner.extent * inner.stride:
+        return Axis(total, inner.stride)
+    return Axis(total, outer.stride, inner.extent, inner.stride)
+
+
+def loads_of(region_operands: Sequence[Value], first_arg: int, operands: Operands, shape: tuple[int, ...]) -> tuple[Load, ...]:
+    """The extra operands of an epilogue, broadcast to the output's shape."""
+    return tuple(Load(first_arg + i, broadcast(operands.view(v), shape)) for i, v in enumerate(region_operands))
+
+
+def traffic(args: Sequence[Arg]) -> int:
+    """Bytes that a kernel reads and writes when it touches each operand once."""
+    return sum(a.elements * dtype_bits(a.dtype) // 8 for a in args if a.role != "scratch")

@@ -8,7 +8,7 @@ Padding is never stored. Along x, a tile that touches an edge is emitted on its 
 along y, the loop over taps is clipped. (Register tiles are one row high, so clipping is exact.)
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 
 import numpy as np
@@ -75,7 +75,7 @@ class ContractPlan(KernelPlan):
 
     `x`, `y`: views [n, c, h, w] of input and output. `ys`, `xs`: phases of the two spatial axes. `widths`: the vector groups of one
     convolution group. `chunk`: input channels that lie at one step. `kernel`: (KH, KW). A weight is packed (see `pack`) unless it is an
-    activation, seen as [n, k, c] through `w` and contiguous along c. Tasks are n x group x vector group x `row_chunks`.
+    activation, seen as [n, k, c] through `w` and contiguous along c. `form`: the axes of the stored weight (see `oihw`). Tasks are n x group x vector group x `row_chunks`.
     """
 
     x: View
@@ -93,6 +93,7 @@ class ContractPlan(KernelPlan):
     epilogue: Epilogue
     w: View | None = None
     name: str = "conv"
+    form: str = field(default="oihw", repr=False)
 
     kind = "contract"
 
@@ -112,13 +113,25 @@ class ContractPlan(KernelPlan):
         return self.y.axes[1].extent // self.groups
 
 
+def oihw(plan: ContractPlan, weight: Array) -> Array:
+    """A stored weight as [M, C/groups, KH, KW]. Forms: oihw, oiwh (a column image, seen as a row), iohw (ConvTranspose), io and oi (matrices)."""
+    if plan.form in ("io", "oi"):
+        return (weight.T if plan.form == "io" else weight)[:, :, None, None]
+    if plan.form.startswith("io"):
+        per_group = weight.reshape(plan.groups, plan.in_channels, plan.out_channels, *weight.shape[2:])
+        weight = per_group.swapaxes(1, 2).reshape(-1, plan.in_channels, *weight.shape[2:])
+    if weight.ndim == 3:                                       # noqa: PLR2004  a 1-D convolution is a row
+        weight = weight[:, :, None]
+    return weight.swapaxes(2, 3) if plan.form.endswith("wh") else weight
+
+
 def pack(plan: ContractPlan, weight: Array) -> Array:
-    """A weight [M, C/groups, KH, KW] in the order in which the kernel reads it: [group][vector group][chunk][ky][kx][channel][lane].
+    """A weight in the order in which the kernel reads it: [group][vector group][chunk][ky][kx][channel][lane].
 
     No element is added or lost, whatever the channel counts are.
     """
     ic, chunk = plan.in_channels, plan.chunk
-    per_group = weight.reshape(plan.groups, plan.out_channels, ic // chunk, chunk, *plan.kernel)
+    per_group = oihw(plan, weight).reshape(plan.groups, plan.out_channels, ic // chunk, chunk, *plan.kernel)
     parts, start = [], 0
     for widths in plan.widths:
         size = sum(widths)

@@ -1,0 +1,198 @@
+"""From a graph of kernels to a Program: plans, memory, weights, steps."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edgec.codegen import memory
+from edgec.codegen.c_source import identifier
+from edgec.codegen.object import kernel_symbol
+from edgec.codegen.place import VIEW_OPS, Place, Places
+from edgec.codegen.program import Buffer, Call, Kernel, Operand, Port, Program
+from edgec.errors import UnsupportedModel
+from edgec.ir.graph import Array, Graph, Node, Value
+from edgec.ir.layout import View
+from edgec.ir.types import dtype_bits
+from edgec.isa import Isa
+from edgec.kernels import plan_map
+from edgec.kernels.base import KernelPlan, Operands, Planned
+from edgec.kernels.plan import packed, plan
+
+_ALIGN = 64
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A Program, the plans of its kernels by key, and the bytes of its weights by buffer number. `notes`: what is worth a line in a report."""
+
+    program: Program
+    plans: Mapping[str, KernelPlan]
+    weights: Mapping[int, bytes]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Step:
+    planned: Planned
+    writes: Place
+    value: Value
+    node: Node
+    views: Mapping[Value, Place] = field(default_factory=dict)
+
+
+def schedule(graph: Graph, isa: Isa, name: str, progress: Callable[[str], None] | None = None) -> Schedule:
+    """The schedule of a graph whose nodes are kernels and views. UnsupportedModel lists every node that no kernel is written for."""
+    places = Places(graph)
+    steps, refused = _steps(graph, places, isa)
+    if refused:
+        lines = "\n".join(f"  {label}: {why}" for label, why in refused)
+        raise UnsupportedModel(f"no kernel can be made for {len(refused)} node{'s' * (len(refused) != 1)}:\n{lines}", [label for label, _ in refused])
+    return _Assembly(graph, places, steps, isa, identifier(name)).run()
+
+
+def _steps(graph: Graph, places: Places, isa: Isa) -> tuple[list[_Step], list[tuple[str, str]]]:
+    operands = Operands(lambda v: places[v].view, lambda v: v in graph.weights)
+    steps: list[_Step] = []
+    refused: list[tuple[str, str]] = []
+    for node in graph.nodes:
+        if node.op in VIEW_OPS or node.op == "Concat":
+            for source, view, place in places.copied.get(node, ()):
+                target = place.view if place.view.shape == view.shape else place.view.reshape(view.shape)
+                if target is None:
+                    refused.append((node.label, "its elements cannot be copied between these layouts"))
+                    continue
+                part = Value(node.outputs[0].name, source.type if source.dims == view.shape else node.outputs[0].type)
+                made = plan_map.copy(source, view, part, target, isa)
+                if isinstance(made, str):
+                    refused.append((node.label, made))
+                else:
+                    alias = places[node.outputs[0]] if False else None  # noqa: SIM210
+                    del alias
+                    steps.append(_Step(made, place, node.outputs[0], node, {source: _source(places, node, source)}))
+            continue
+        made = plan(node, isa, operands)
+        if isinstance(made, str):
+            refused.append((node.label, made))
+        else:
+            steps.append(_Step(made, places[node.outputs[0]], node.outputs[0], node))
+    return steps, refused
+
+
+def _source(places: Places, node: Node, source: Value) -> Place:
+    """Where a copying node starts to read: a Slice reads from behind its source's base."""
+    if node.op == "Slice":
+        moved = places._alias(node)  # noqa: SLF001
+        return moved if moved is not None else places[source]
+    return places[source]
+
+
+class _Assembly:
+    """Buffers and steps as they are numbered."""
+
+    def __init__(self, graph: Graph, places: Places, steps: list[_Step], isa: Isa, name: str) -> None:
+        self.graph, self.places, self.steps, self.isa, self.name = graph, places, steps, isa, name
+        self.buffers: list[Buffer] = []
+        self.number: dict[object, int] = {}
+        self.weights: dict[int, bytes] = {}
+        self.weights_bytes = 0
+        self.by_content: dict[bytes, int] = {}
+
+    def run(self) -> Schedule:
+        ports_in = self._ports("input", self.graph.inputs)
+        ports_out = self._ports("output", self.graph.outputs)
+        arena, bound = self._arena()
+        calls, plans, kernels = [], dict[str, KernelPlan](), dict[str, Kernel]()
+        for i, step in enumerate(self.steps):
+            what = step.planned.plan
+            symbol = kernel_symbol(what, self.isa)
+            plans.setdefault(symbol, what)
+            kernels.setdefault(symbol, Kernel(symbol, _kind(step.node, what), what.algo, what.generic, what.macs, what.bytes,
+                                              _scratch_bytes(what), what.cycles, len(what.args)))
+            calls.append(Call(symbol, tuple(self._operands(i, step)), what.tasks, step.node.origin or step.node.op, step.value.name))
+        program = Program(self.name, tuple(self.buffers), tuple(calls), ports_in, ports_out, kernels, weights_bytes=self.weights_bytes,
+                          arena_bytes=arena, arena_lower_bound=bound, alignment=_ALIGN)
+        return Schedule(program, plans, self.weights)
+
+    def _ports(self, region: str, values: tuple[Value, ...]) -> tuple[Port, ...]:
+        ports, taken = [], set[str]()
+        for i, value in enumerate(values):
+            c_name = base = identifier(value.name)
+            while c_name in taken:
+                c_name = f"{base}_{len(taken)}"
+            taken.add(c_name)
+            number = self._buffer((region, i), Buffer(value.name, "input" if region == "input" else "output", i, value.tensor.bytes))
+            if region == "input" or value not in self.number:
+                self.number[value] = number
+            ports.append(Port(value.name, c_name, value.tensor.dtype, value.dims, number))
+        return tuple(ports)
+
+    def _buffer(self, key: object, buffer: Buffer) -> int:
+        self.number[key] = len(self.buffers)
+        self.buffers.append(buffer)
+        return self.number[key]
+
+    def _arena(self) -> tuple[int, int]:
+        """Arena offsets for every storage that is no input, output or weight, and for scratch; (bytes, lower bound)."""
+        life: dict[object, list[int]] = {}
+        size: dict[object, int] = {}
+        logical: dict[object, bool] = {}
+        for i, step in enumerate(self.steps):
+            roots = [self.places[v].root for v in step.planned.inputs] + [step.writes.root]
+            for root in roots:
+                if root not in self.number and root not in self.graph.weights:
+                    life.setdefault(root, [i, i])[1] = i
+                    size[root] = root.tensor.bytes
+                    logical[root] = True
+            if _scratch_bytes(step.planned.plan):
+                life[i], size[i] = [i, i], _scratch_bytes(step.planned.plan)
+        keys = list(life)
+        offsets, total = memory.plan([(size[k], life[k][0], life[k][1]) for k in keys], _ALIGN)
+        for key, offset in zip(keys, offsets, strict=True):
+            self._buffer(key, Buffer(key.name if isinstance(key, Value) else f"scratch of step {key}", "arena", offset, size[key]))
+        return total, memory.lower_bound([(size[k], life[k][0], life[k][1]) for k in keys if k in logical])
+
+    def _operands(self, i: int, step: _Step) -> list[Operand]:
+        what = step.planned.plan
+        values = iter(step.planned.inputs)
+        made: list[Operand] = []
+        for position, arg in enumerate(what.args):
+            if arg.role == "output":
+                made.append(self._operand(step.writes, step.value, write=True))
+            elif arg.role == "scratch":
+                made.append(Operand(self.number[i], 0, write=True))
+            else:
+                value = next(values)
+                place = step.views.get(value, self.places[value])
+                if place.root in self.graph.weights:
+                    made.append(self._weight(what, position, value, place))
+                else:
+                    made.append(self._operand(place, value, write=False))
+        return made
+
+    def _operand(self, place: Place, value: Value, *, write: bool) -> Operand:
+        return Operand(self.number[place.root], place.offset * dtype_bits(value.tensor.dtype) // 8, write)
+
+    def _weight(self, what: KernelPlan, position: int, value: Value, place: Place) -> Operand:
+        array = self.graph.weights[place.root]
+        if what.args[position].role == "weight":
+            array = packed(what, position, array)
+        data = np.ascontiguousarray(array).tobytes()
+        number = self.by_content.get(data)
+        if number is None:
+            number = self._buffer(("weight", len(self.buffers)), Buffer(value.name, "weights", self.weights_bytes, len(data)))
+            self.by_content[data] = number
+            self.weights[number] = data
+            self.weights_bytes += -(-len(data) // _ALIGN) * _ALIGN
+        return Operand(number, place.offset * dtype_bits(value.tensor.dtype) // 8)
+
+
+def _kind(node: Node, what: KernelPlan) -> str:
+    return str(node.attrs.get("kind", what.kind)) if node.op == "edgec.Fused" else node.op.lower()
+
+
+def _scratch_bytes(what: KernelPlan) -> int:
+    return sum(a.elements * dtype_bits(a.dtype) // 8 * what.tasks for a in what.args if a.role == "scratch")
+
+
+__all__ = ["Array", "Schedule", "View", "schedule"]

@@ -1,0 +1,46 @@
+"""Can this region be ONE kernel on this unit, and how? Pure: no TVM, no weight values.
+
+`plan(node, isa, operands)` answers a `Planned` or a sentence that says why not.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from edgec.ir.graph import Array, Node, Value
+from edgec.ir.layout import View
+from edgec.isa import Isa
+from edgec.kernels import contract, plan_contract, plan_map, plan_window, window
+from edgec.kernels.base import KernelPlan, Operands, Planned
+from edgec.kernels.region import Region, region
+
+_Planner = Callable[[Region, Isa, Operands], Planned | str]
+_ANCHORS: Mapping[str, _Planner] = {
+    "Conv": plan_contract.convolution, "ConvTranspose": plan_contract.convolution, "MatMul": plan_contract.product, "Gemm": plan_contract.product,
+    "MaxPool": plan_window.pool, "AveragePool": plan_window.pool,
+}
+
+
+def plan(node: Node, isa: Isa, operands: Operands) -> Planned | str:
+    """A kernel for a node (fused or not), or the reason why there is none."""
+    what = region(node)
+    if isinstance(what, str):
+        return what
+    if not what.result.is_static:
+        return f"the shape of {what.output} is not known"
+    if what.anchor is None:
+        return plan_map.elementwise(what, isa, operands)
+    if what.anchor.op in _ANCHORS:
+        return _ANCHORS[what.anchor.op](what, isa, operands)
+    return f"no kernel is written for {what.anchor.op}"
+
+
+def packed(plan: KernelPlan, arg: int, array: Array) -> Array:
+    """A constant operand as the kernel reads it: flat, in the storage dtype it came in."""
+    if isinstance(plan, contract.ContractPlan) and arg == 1 and plan.w is None:
+        return contract.pack(plan, array)
+    if isinstance(plan, window.WindowPlan) and arg == 1 and plan.op == "depthwise":
+        return window.pack(plan, array)
+    return array.reshape(-1)
+
+
+__all__ = ["Isa", "Operands", "Planned", "Value", "View", "packed", "plan"]

@@ -1,0 +1,43 @@
+"""How an elementwise region, or a copy between layouts, becomes one map kernel."""
+
+from collections.abc import Sequence
+
+from edgec.ir.graph import Value
+from edgec.ir.layout import View
+from edgec.isa import Isa
+from edgec.kernels.base import Arg, Operands, Planned, broadcast, extent, traffic
+from edgec.kernels.expr import Expr
+from edgec.kernels.map import MapPlan, nest, task_rows
+from edgec.kernels.region import Region
+
+
+def elementwise(region: Region, isa: Isa, operands: Operands) -> Planned | str:
+    """A region without an anchor."""
+    shape = region.result.dims
+    views = [broadcast(operands.view(v), shape) for v in region.operands]
+    return mapped(region.expr, region.operands, views, (region.output, operands.view(region.output)), isa)
+
+
+def copy(source: Value, view: View, output: Value, out: View, isa: Isa) -> Planned | str:
+    """A tensor moved from one place and layout to another."""
+    return mapped(Expr((source.tensor.dtype,)), (source,), (view,), (output, out), isa, "copy")
+
+
+def mapped(expr: Expr, inputs: Sequence[Value], views: Sequence[View], output: tuple[Value, View], isa: Isa, name: str = "map") -> Planned | str:
+    """The plan of an expression over the index space of an output."""
+    value, out = output
+    if "string" in expr.arguments or any(v.tensor.dtype[0] in "c" for v in inputs):
+        return f"no kernel computes on {', '.join(sorted(set(expr.arguments)))}"
+    if not value.tensor.elements:
+        return "there is nothing to compute"
+    try:
+        loops = nest([*views, out])
+    except ValueError as error:
+        return str(error)
+    rows = task_rows(loops, isa.lanes)
+    args = (*(Arg("input", v.tensor.dtype, extent(view)) for v, view in zip(inputs, views, strict=True)), Arg("output", value.tensor.dtype, extent(out)))
+    moved = traffic(args)
+    work = value.tensor.elements * (1 + 4 * len(expr.instrs)) / isa.lanes
+    plan = MapPlan(isa, args, -(-loops[0].extent // rows), loops=loops, rows=rows, expr=expr, name=name, bytes=moved,
+                   cycles=max(work, moved / max(1.0, isa.l2_bytes_per_cycle or 16.0)))
+    return Planned(plan, tuple(inputs))

@@ -1,0 +1,67 @@
+"""Plans for sliding windows that keep channels apart: depthwise convolution, max and average pooling.
+
+Vectors run along the channels, a register tile holds some neighboring output columns. Rows and columns at an edge are emitted on
+their own with the taps that exist there, so padding is neither stored nor read.
+"""
+
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal
+
+import numpy as np
+
+from edgec.ir.graph import Array
+from edgec.ir.layout import View
+from edgec.kernels.base import Epilogue, KernelPlan
+from edgec.kernels.contract import Taps
+
+
+@dataclass(frozen=True)
+class WindowPlan(KernelPlan):
+    """args: input, [weight], [bias], epilogue operands…, output; views are [n, c, h, w].
+
+    `widths`: the vectors along the channels, widest first. `divisor` of an average: the number of taps inside the input (None) or, for each
+    output row and column, how many the padded input has (`count_include_pad`), as (rows, columns) counts.
+    """
+
+    op: Literal["depthwise", "max", "average"]
+    x: View
+    y: View
+    ys: tuple[Taps, ...]
+    xs: tuple[Taps, ...]
+    widths: tuple[int, ...]
+    columns: int
+    row_chunks: int
+    bias: bool
+    epilogue: Epilogue
+    divisor: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+
+    kind = "window"
+
+    @property
+    def algo(self) -> str:
+        """depthwise, max_pool or average_pool with the number of columns in a tile."""
+        return f"{self.op}{'' if self.op == 'depthwise' else '_pool'}_{self.columns}x1"
+
+
+def row_classes(taps: Taps, size: int) -> list[tuple[range, range]]:
+    """Neighboring outputs with the same taps inside an input of `size`: (outputs, taps)."""
+    inside = []
+    for o in range(taps.out_count):
+        valid = [t for t in range(taps.count) if 0 <= taps.reads(o, t) < size]
+        inside.append(range(valid[0], valid[-1] + 1) if valid else range(0))
+    made, start = [], 0
+    for valid_taps, group in groupby(inside):
+        stop = start + len(list(group))
+        made.append((range(start, stop), valid_taps))
+        start = stop
+    return made
+
+
+def pack(plan: WindowPlan, weight: Array) -> Array:
+    """A depthwise weight [C, 1, KH, KW] as [vector][ky][kx][lane]."""
+    parts, start = [], 0
+    for width in plan.widths:
+        parts.append(np.moveaxis(weight[start:start + width, 0], 0, -1).reshape(-1))
+        start += width
+    return np.ascontiguousarray(np.concatenate(parts)) if parts else weight.reshape(-1)

@@ -1,0 +1,137 @@
+"""Cluster: regions that become one kernel each: an anchor and the elementwise arithmetic that follows it.
+
+A region grows forward from its anchor along values that nobody else reads, and may close over diamonds (x * sigmoid(x)). It is formed
+only if `edgec.kernels.plan` answers with a plan for it: no region without an emitter.
+"""
+
+from collections.abc import Sequence
+
+from edgec.ir.edit import attributes, origins, prune, splice
+from edgec.ir.graph import Graph, Node, Value
+from edgec.ir.layout import Layout, View
+from edgec.ir.types import Tensor
+from edgec.isa import Isa
+from edgec.kernels.base import Operands
+from edgec.kernels.expr import ELEMENTWISE
+from edgec.kernels.plan import plan
+from edgec.pipeline import Context
+
+VIEWS = frozenset({"Reshape", "Transpose", "Slice", "Concat", "Identity", "Expand", "Split", "edgec.Reorder"})
+"""Operators that move or rename elements: they are placed in memory, not clustered."""
+_MAX_EPILOGUE = 24
+
+
+def run(graph: Graph, context: Context) -> Graph:
+    """The graph whose nodes are kernels, views of tensors, and what no kernel is written for."""
+    isa = Isa.of_target(context.target) if context.target is not None else None
+    if isa is None:
+        return graph
+    return _Cluster(graph, isa, int(context.options.get("max_epilogue", _MAX_EPILOGUE)), context).run()
+
+
+class _Cluster:
+    def __init__(self, graph: Graph, isa: Isa, most: int, context: Context) -> None:
+        self.graph, self.isa, self.most, self.context = graph, isa, most, context
+        self.place = {n: i for i, n in enumerate(graph.nodes)}
+        self.taken: dict[Node, Node] = {}
+        self.operands = Operands(lambda v: assumed_view(v, isa), lambda v: v in graph.weights)
+
+    def run(self) -> Graph:
+        made: dict[Node, list[Node]] = {}
+        anchors = [n for n in reversed(self.graph.nodes) if n.op not in ELEMENTWISE and n.op not in VIEWS]
+        maps = [n for n in self.graph.nodes if n.op in ELEMENTWISE]
+        for root in (*anchors, *maps):
+            if root in self.taken or (root.op == "Cast" and root.inputs[0] in self.graph.weights and self._only_weight(root)):
+                continue
+            region = self._grow(root)
+            fused = self._fused(region)
+            if fused is None:
+                continue
+            for n in region:
+                self.taken[n] = fused
+            made[max(region, key=lambda n: self.place[n])] = [fused]
+            made.update({n: [] for n in region if n not in made})
+        if not made:
+            return self.graph
+        return prune(splice(self.graph, made))
+
+    def _only_weight(self, node: Node) -> bool:
+        """Whether a Cast of a weight is read by anchors alone, which then widen it themselves."""
+        readers = self.graph.consumers.get(node.outputs[0], ())
+        return bool(readers) and node.outputs[0] not in self.graph.outputs and all(r.op not in ELEMENTWISE and r.op not in VIEWS for r in readers)
+
+    def _grow(self, root: Node) -> list[Node]:
+        """The largest region from `root` that plans as one kernel, in graph order."""
+        if len(root.outputs) != 1 or not _static(root.outputs[0]):
+            return [root]
+        shape = root.outputs[0].dims
+        region, inside = [root], {root.outputs[0]}
+        best = list(region)
+        while len(region) <= self.most:
+            pending = [v for v in inside if self._escapes(v, region)]
+            following = [r for v in pending for r in self.graph.consumers.get(v, ())
+                         if r not in region and r not in self.taken and r.op in ELEMENTWISE and len(r.outputs) == 1
+                         and _static(r.outputs[0]) and r.outputs[0].dims == shape]
+            if not following or len(pending) > 3:                # noqa: PLR2004
+                break
+            step = min(following, key=lambda n: self.place[n])
+            if any(v in self.graph.outputs for v in pending if v in step.inputs):
+                break
+            region.append(step)
+            inside.add(step.outputs[0])
+            if sum(self._escapes(v, region) for v in inside) == 1 and self._plans(region):
+                best = list(region)
+        return best
+
+    def _escapes(self, value: Value, region: Sequence[Node]) -> bool:
+        return value in self.graph.outputs or any(r not in region for r in self.graph.consumers.get(value, ()))
+
+    def _plans(self, region: Sequence[Node]) -> bool:
+        return not isinstance(plan(self._node(region), self.isa, self.operands), str)
+
+    def _node(self, region: Sequence[Node]) -> Node:
+        """The Fused node of a region; a Cast of a weight that the anchor reads goes in with it."""
+        nodes = list(region)
+        for v in (v for v in region[0].inputs if v is not None and region[0].op not in ELEMENTWISE):
+            source = self.graph.producer.get(v)
+            if source is not None and source.op == "Cast" and source.inputs[0] in self.graph.weights and source not in nodes:
+                nodes.insert(0, source)
+        made = {v for n in nodes for v in n.outputs}
+        outer = tuple(dict.fromkeys(v for n in nodes for v in n.inputs if v is not None and v not in made))
+        output = region[-1].outputs[0]
+        body = Graph("region", outer, (output,), tuple(nodes))
+        anchor = region[0].op if region[0].op not in ELEMENTWISE else "map"
+        inner = {v: Value(v.name, v.type) for v in (*outer, *made)}
+        from edgec.ir.edit import rename  # noqa: PLC0415
+
+        return Node("edgec.Fused", outer, (output,), attributes(kind=_KINDS.get(anchor, anchor.lower()), body=rename(body, inner)),
+                    region[0].device, origins(region))
+
+    def _fused(self, region: Sequence[Node]) -> Node | None:
+        node = self._node(region)
+        answer = plan(node, self.isa, self.operands)
+        if isinstance(answer, str):
+            self.context.notes.append(f"{region[0].label}: {answer}")
+            return None
+        return node
+
+
+_KINDS = {"Conv": "conv", "ConvTranspose": "conv", "MatMul": "gemm", "Gemm": "gemm", "MaxPool": "pool", "AveragePool": "pool"}
+
+
+def _static(value: Value) -> bool:
+    return isinstance(value.type, Tensor) and value.type.is_static
+
+
+def image_layout(shape: Sequence[int], lanes: int) -> Layout:
+    """The layout of images whose vectors run along the channels: blocks of `lanes` where they divide the channels, else channels last."""
+    order = tuple(range(len(shape)))
+    if shape[1] % lanes == 0 and shape[1] > lanes:
+        return Layout(order, ((1, lanes),))
+    return Layout((0, *order[2:], 1))
+
+
+def assumed_view(value: Value, isa: Isa) -> View:
+    """Where a value will probably lie: images by channels, everything else row-major."""
+    dims = value.dims
+    return View.of(dims, image_layout(dims, isa.lanes) if len(dims) == 4 else None)   # noqa: PLR2004

@@ -1,0 +1,129 @@
+"""Layout: how each value lies in memory, decided backwards from who reads it.
+
+Kernels on images want their vectors along the channels (NCHWc or NHWC); products, reshapes and the model's interface want row-major; a
+transpose wants whatever makes it free. Values that share memory (concatenations, slices, residuals) agree on their blocks.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from edgec.ir.edit import retype
+from edgec.ir.graph import Graph, Node, Value
+from edgec.ir.layout import Layout
+from edgec.ir.types import Tensor
+from edgec.isa import Isa
+from edgec.pipeline import Context
+from passes.cluster import image_layout
+
+_IMAGE_KINDS = frozenset({"conv", "pool", "resize"})
+_IMAGE_RANKS = (3, 4)
+_Want = Layout | str | None
+
+
+def run(graph: Graph, context: Context) -> Graph:
+    """The graph whose values carry their layouts (None is row-major)."""
+    isa = Isa.of_target(context.target) if context.target is not None else None
+    if isa is None:
+        return graph
+    layouts = _Layouts(graph, isa).run()
+    types = {v: replace(v.tensor, layout=layout) for v, layout in layouts.items() if v.tensor.layout != layout}
+    return retype(graph, types)[0] if types else graph
+
+
+class _Layouts:
+    def __init__(self, graph: Graph, isa: Isa) -> None:
+        self.graph, self.lanes = graph, isa.lanes
+        self.chosen: dict[Value, Layout | None] = {}
+        self.parent: dict[Value, Value] = {}
+        self.blocked: dict[Value, bool] = {}
+
+    def run(self) -> dict[Value, Layout | None]:
+        """The layout of each value that a node makes."""
+        self._tie()
+        for node in reversed(self.graph.nodes):
+            for value in node.outputs:
+                if isinstance(value.type, Tensor) and value.type.is_static:
+                    self.chosen[value] = self._choose(node, value)
+        return self.chosen
+
+    def _find(self, value: Value) -> Value:
+        while (up := self.parent.get(value, value)) is not value:
+            value = up
+        return value
+
+    def _tie(self) -> None:
+        """Values that share memory or are read at the same index use the same blocks; a group that cannot be blocked is channels-last."""
+        members: set[Value] = set()
+        narrow: set[Value] = set()
+        for node in self.graph.nodes:
+            images = [v for v in (*node.inputs, *node.outputs) if v is not None and _is_image(v) and v not in self.graph.weights]
+            members.update(images)
+            if node.op in ("Concat", "Slice", "Split") or (node.op == "edgec.Fused" and images):
+                spatial = node.outputs[0].dims[2:] if node.outputs and _is_image(node.outputs[0]) else ()
+                anchor = _anchor(node)
+                tied = [v for v in images if node.op != "edgec.Fused" or (v.dims[2:] == spatial and v.dims[1] == node.outputs[0].dims[1])]
+                for v in tied[1:]:
+                    self.parent[self._find(v)] = self._find(tied[0])
+                if anchor is not None and int(anchor.attrs.get("group", 1)) > 1:
+                    group = int(anchor.attrs["group"])
+                    narrow.update(v for v in images if group != v.dims[1] and (v.dims[1] // group) % self.lanes)
+        bad = {self._find(v) for v in members if v.dims[1] % self.lanes} | {self._find(v) for v in narrow}
+        self.blocked = {v: self._find(v) not in bad for v in members}
+
+    def _choose(self, node: Node, value: Value) -> Layout | None:
+        wants = Counter[_Want](w for consumer in self.graph.consumers.get(value, ()) for w in self._wants(consumer, value))
+        if value in self.graph.outputs:
+            wants["row"] += 1
+        asked = [w for w, _ in wants.most_common() if w is not None]
+        if _is_image(value) and ("image" in asked or (not asked and _kind(node) in _IMAGE_KINDS)):
+            return self._image(value)
+        layouts = [w for w in asked if isinstance(w, Layout)]
+        if layouts and (_kind(node) or node.op in ("Concat",)):
+            return layouts[0]
+        return None
+
+    def _image(self, value: Value) -> Layout | None:
+        if self.blocked.get(value):
+            return _simple(image_layout(value.dims, self.lanes))
+        return _simple(Layout((0, *range(2, len(value.dims)), 1)))
+
+    def _wants(self, node: Node, value: Value) -> Iterable[_Want]:
+        """What a reader would like a value to be."""
+        output = node.outputs[0]
+        kind = _kind(node)
+        if kind in _IMAGE_KINDS and _is_image(value) and len(output.dims) == len(value.dims):
+            return ("image",)
+        if kind == "map" or node.op in ("Concat", "Slice", "Split"):
+            same = self.chosen.get(output)
+            if len(value.dims) != len(output.dims) or (kind == "map" and value.dims != output.dims):
+                return (None,)
+            if same is None:
+                return ("row",)
+            return ("image",) if _is_image(value) and same in (self._image(output), self._image(value)) else (same,)
+        if node.op == "Transpose":
+            perm = list(node.attrs.get("perm", range(len(value.dims))[::-1]))
+            inner = self.chosen.get(output) or Layout.row_major(len(perm))
+            return (_simple(Layout(tuple(perm[a] for a in inner.order), tuple((perm[a], b) for a, b in inner.blocks))) or "row",)
+        if node.op == "Reshape" and _is_image(value) and all(d == 1 for d in value.dims[2:]):
+            return (None,)
+        return ("row",)
+
+
+def _simple(layout: Layout) -> Layout | None:
+    return None if layout.is_row_major else layout
+
+
+def _is_image(value: Value) -> bool:
+    return isinstance(value.type, Tensor) and value.type.is_static and len(value.dims) in _IMAGE_RANKS
+
+
+def _kind(node: Node) -> str:
+    return str(node.attrs["kind"]) if node.op == "edgec.Fused" else ""
+
+
+def _anchor(node: Node) -> Node | None:
+    if node.op != "edgec.Fused":
+        return None
+    nodes: Sequence[Node] = node.attrs["body"].nodes
+    return next((n for n in nodes if n.op in ("Conv", "ConvTranspose")), None)
