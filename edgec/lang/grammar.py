@@ -61,7 +61,7 @@ def _parser(name: str) -> Lark:
         data, memo = marshal.loads(place.read_bytes())  # noqa: S302  marshal runs no code, and the file is the user's own
         saved: Any = {"data": data, "memo": memo}  # load takes what save would have pickled
         return Lark.load(saved)
-    except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, IndexError):
+    except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, IndexError, AssertionError):
         pass  # absent, unreadable or broken: build it
     parser = Lark(text, parser="lalr", start=list(STARTS[name]), maybe_placeholders=True, propagate_positions=name == "edge")
     _store(place, marshal.dumps(parser.memo_serialize([TerminalDef, Rule])))

@@ -61,15 +61,21 @@ def _number(text: str) -> int | float | bool:
 def inline(array: Array, dtype: str) -> str | None:
     """`splat 1.0` or `dense [1, 2]` when that gives back exactly the same bits, None otherwise."""
     if array.size and _is_uniform(array):
-        one = _literals(array.reshape(-1)[:1], dtype)
-        text = scalar(one[0]) if len(one) == 1 else f"[{', '.join(map(scalar, one))}]"
-        if same_bits(splat(one, dtype, array.shape), array):
-            return f"splat {text}"
+        one, again = _texts(array.reshape(-1)[:1], dtype)
+        if same_bits(splat(again, dtype, array.shape), array):
+            return f"splat {one[0]}" if len(one) == 1 else f"splat [{', '.join(one)}]"
     if array.size <= SMALL:
-        every = _literals(array.reshape(-1), dtype)
-        if same_bits(dense(every, dtype, array.shape), array):
-            return f"dense [{', '.join(map(scalar, every))}]"
+        every, again = _texts(array.reshape(-1), dtype)
+        if same_bits(dense(again, dtype, array.shape), array):
+            return f"dense [{', '.join(every)}]"
     return None
+
+
+def _texts(flat: Array, dtype: str) -> tuple[list[str], list[Any]]:
+    """The elements as text, and as that text reads: a NaN, for one, may come back with other bits."""
+    values = _literals(flat, dtype)
+    texts = [scalar(v) for v in values]
+    return texts, values if dtype == "string" else read_numbers(f"[{', '.join(texts)}]") if texts else []
 
 
 def _literals(flat: Array, dtype: str) -> list[Any]:
@@ -81,7 +87,8 @@ def _literals(flat: Array, dtype: str) -> list[Any]:
     if dtype in {"f16", "f32"}:
         return list(flat)
     if flat.dtype.kind == "V" or dtype == "bf16":  # the kinds of ml_dtypes
-        return list(flat.astype(np.float64 if dtype[0] in "fb" else np.int64))
+        with np.errstate(invalid="ignore"):  # a signaling NaN
+            return list(flat.astype(np.float64 if dtype[0] in "fb" else np.int64))
     return list(flat.tolist())
 
 
@@ -130,10 +137,10 @@ def same_bits(a: Array, b: Array) -> bool:
 
 
 def bits(array: Array) -> Array:
-    """The same memory as unsigned integers, which numpy compares and stores whatever the dtype is."""
-    flat = np.ascontiguousarray(array).reshape(-1)
-    size = array.dtype.itemsize
-    return flat.view(_UNSIGNED.get(size, np.uint64))
+    """The same bits as unsigned integers, which numpy compares and stores whatever the dtype is; the unused ones of a byte are zero."""
+    flat = np.ascontiguousarray(array).reshape(-1).view(_UNSIGNED.get(array.dtype.itemsize, np.uint64))
+    width = dtype_bits(dtype_name(array.dtype))
+    return flat & np.uint8((1 << width) - 1) if width in {2, 4} else flat
 
 
 def limits(dtype: str) -> tuple[int, int]:

@@ -18,13 +18,18 @@ from edgec.lang.text_reader import parse
 from edgec.lang.text_writer import show
 
 
-def save(graph: Graph, path: str | os.PathLike[str]) -> None:
-    """Write a graph's text to `path`, and its big tensors, if it has any, to `path` + `.npz`; each file appears whole or not at all."""
+def save(graph: Graph, path: str | os.PathLike[str], header: str = "") -> None:
+    """Write a graph's text, behind a header of comments, to `path`, and its big tensors, if it has any, to `path` + `.npz`.
+
+    Each file appears whole or not at all; BadInput when it cannot be written.
+    """
     blobs: dict[str, Array] = {}
     text, place = show(graph, blobs), Path(path)
     if blobs:
         _write(_archive(place), lambda file: _pack(blobs, file))
-    _write(place, lambda file: file.write(text.encode()))
+    else:
+        _archive(place).unlink(missing_ok=True)  # one of an older text would be taken for this one's
+    _write(place, lambda file: file.write((header + text).encode()))
 
 
 def load(path: str | os.PathLike[str]) -> Graph:
