@@ -59,12 +59,12 @@ class Isa:
         """Collect the facts of a CPU unit; UsageError names the first one that the target's text leaves out."""
         known = {**target.facts, **unit.facts}
 
-        def need(name: str) -> Any:  # noqa: ANN401 - a file may say anything; target.py has checked the kinds of these
+        def need(name: str) -> Any:
             if name not in known:
                 raise UsageError(f"target {target.name} does not say {name} of its unit {unit.name}, and no kernel can be made without it")
             return known[name]
 
-        def of_memory(name: str, fact: str) -> Any:  # noqa: ANN401 - likewise
+        def of_memory(name: str, fact: str) -> Any:
             return target.memories.get(name, {}).get(fact, 0)
 
         clock = float(need("clock"))

@@ -1,0 +1,218 @@
+"""The one cost model: cycles, bytes and energy from facts of the work and facts of the unit.
+
+Tiles, algorithms, partition, rank, sparsity and budgets all ask it, so that they can never disagree. Everything here is pure and
+counts cycles of one core. The rule for register tiles was fitted once, on 19 convolutions on a core with AVX-512: its choice is within
+1.5 % of the best tile on average, 3.6 % at worst, without any tuning.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from types import MappingProxyType
+from typing import Any
+
+from edgec.errors import UsageError
+from edgec.ir.graph import Graph, Node
+from edgec.ir.types import Tensor
+from edgec.isa import Isa
+
+CALL_CYCLES = 100.0
+"""What one kernel costs before it does anything: the call, the set-up of its loops. A placeholder."""
+_STORE = 0.75           # cycles to set up and store one accumulator, fitted
+_FEW = 1.03             # too few accumulators to hide the latency of all of them in practice, fitted
+_MANY = 0.003           # each accumulator beyond twice the latency lengthens the code of a tile for nothing, fitted
+_SPILL = 1.25           # some accumulators live in memory: measured 1.3 to 2, enough to lose against every tile that fits
+_PIECE = 0.003          # each further kind of tile is code of its own, fitted
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A register tile: `tw` output columns times `nb` vectors of output channels; `cycles` for all the work it was chosen for."""
+
+    tw: int
+    nb: int
+    cycles: float
+
+
+def peak_macs(isa: Isa) -> float:
+    """Return the f32 multiply-accumulates of a cycle."""
+    return isa.lanes * isa.fma_ports
+
+
+def fits(isa: Isa, tw: int, nb: int, *, lane: bool = False) -> bool:
+    """Tell whether accumulators, weights and inputs of a tile have a register each, so that nothing is spilled.
+
+    An input is broadcast into one register (on x86 often none, but weights need one to be loaded ahead); in the lane form each column
+    keeps a register of its own, and the compiler wants one for itself.
+    """
+    return tw * nb + nb + tw <= isa.registers - 1 if lane else tw * nb + nb + 1 <= isa.registers
+
+
+def tile_cycles(isa: Isa, tw: int, nb: int, k: int, *, lane: bool = False) -> float:
+    """Return the cycles of one register tile over a reduction of length k.
+
+    `lane` multiplies by the lanes of a loaded vector of inputs (aarch64), so that one load serves `isa.lanes` steps of the reduction;
+    otherwise each input is loaded and broadcast.
+    """
+    accumulators, hidden = tw * nb, isa.fma_latency * isa.fma_ports
+    loads = (tw / isa.lanes if lane else tw) + nb
+    cycles = max(accumulators / isa.fma_ports, loads / isa.load_ports, float(isa.fma_latency))
+    if accumulators < 1.5 * hidden:
+        cycles *= _FEW
+    if not fits(isa, tw, nb, lane=lane):
+        cycles *= _SPILL
+    cycles *= 1 + _MANY * max(0, accumulators - 2 * hidden)
+    return k * cycles + _STORE * accumulators
+
+
+def choose_tile(isa: Isa, vectors: Sequence[int], columns: int, k: int, *, rows: int = 1, lane: bool = False) -> Tile:
+    """Choose the register tile of a direct convolution or a matrix product.
+
+    `vectors` lists the lanes of each vector of output channels, `columns` counts the output columns of a row (in a matrix product: rows
+    of the left operand), `k` the steps of the reduction, `rows` how often all of it is done. What is left over gets smaller tiles.
+    """
+    least = 2 if lane and len(vectors) > 1 else 1  # a lane load serves all vectors of a tile: one vector alone would waste it
+    candidates = (Tile(tw, nb, rows * _tiled_cycles(isa, tw, nb, len(vectors), columns, k, lane=lane))
+                  for nb in range(least, min(len(vectors), isa.registers) + 1)
+                  for tw in range(1, min(columns, isa.registers) + 1) if fits(isa, tw, nb, lane=lane))
+    return min(candidates, key=lambda t: (t.cycles, -t.tw))
+
+
+def _tiled_cycles(isa: Isa, tw: int, nb: int, vectors: int, columns: int, k: int, *, lane: bool) -> float:
+    across, along = _pieces(columns, tw), _pieces(vectors, nb)
+    cycles = sum(a * b * tile_cycles(isa, w, n, k, lane=lane) for a, w in across for b, n in along)
+    return cycles * (1 + _PIECE * (len(across) * len(along) - 1))
+
+
+def _pieces(total: int, size: int) -> list[tuple[int, int]]:
+    """Cut a length into pieces: (how many, how long)."""
+    return [(n, s) for n, s in ((total // size, size), (1, total % size)) if n and s]
+
+
+def bytes_per_cycle(isa: Isa, footprint: float) -> float:
+    """Return how fast one core reads from the smallest level that holds `footprint` bytes; a level whose speed is unknown is passed over."""
+    l1_speed = float(isa.load_ports * isa.lanes * 4)
+    levels = ((isa.l1_bytes, l1_speed), (isa.l2_bytes, isa.l2_bytes_per_cycle), (isa.l3_bytes, isa.l3_bytes_per_cycle))
+    speeds = [speed for size, speed in levels if footprint <= size and speed]
+    if not speeds and not isa.dram_bytes_per_cycle:
+        raise UsageError(f"the target of {isa.mcpu} names no memory with a bandwidth that holds {footprint:.0f} bytes")
+    return speeds[0] if speeds else isa.dram_bytes_per_cycle
+
+
+def memory_cycles(isa: Isa, moved: float, footprint: float | None = None) -> float:
+    """Return the cycles to move bytes once, when `footprint` bytes (by default: only these) were touched since their last use."""
+    return moved / bytes_per_cycle(isa, moved if footprint is None else footprint)
+
+
+def kernel_cycles(isa: Isa, macs: float, moved: float, *, footprint: float | None = None, computing: float | None = None) -> float:
+    """Return the cycles of one kernel: arithmetic and memory overlap, so the slower of the two counts.
+
+    `computing` are the cycles of its arithmetic where a plan knows them better than `macs` at the peak: those of its tiles, of its maps.
+    """
+    return CALL_CYCLES + max(macs / peak_macs(isa) if computing is None else computing, memory_cycles(isa, moved, footprint))
+
+
+def predicted_us(isa: Isa, cycles: float) -> float:
+    """Return cycles as microseconds at the unit's clock."""
+    return cycles / isa.clock_hz * 1e6
+
+
+@dataclass(frozen=True)
+class EnergyTable:
+    """Published energies: pJ of one multiply-accumulate by dtype, pJ of a byte from on-chip memory and from DRAM."""
+
+    source: str
+    mac: Mapping[str, float]
+    sram: float
+    dram: float
+
+
+@dataclass(frozen=True)
+class Energy:
+    """An estimate in joules, and the name of the table it rests on, which belongs beside it wherever it is shown."""
+
+    value: float
+    table: str
+
+
+ENERGY = MappingProxyType({
+    "45nm": EnergyTable("M. Horowitz, Computing's energy problem, ISSCC 2014: add + multiply; 32 bits of an 8 KiB SRAM 5 pJ, "
+                        "of DRAM 640 pJ",
+                        {"i8": 0.03 + 0.2, "f16": 0.4 + 1.1, "f32": 0.9 + 3.7}, 5 / 4, 640 / 4),
+    "7nm": EnergyTable("N. Jouppi et al., Ten Lessons From Three Generations, ISCA 2021: add + multiply, 64 bits of an 8 KiB SRAM 7.5 pJ; "
+                       "DRAM: LPDDR4 at 11 pJ a bit, the middle of published 8 to 14",
+                       {"i8": 0.007 + 0.07, "f16": 0.16 + 0.34, "f32": 0.38 + 1.31}, 7.5 / 8, 11 * 8),
+})
+"""Energy tables by name: what operations cost in silicon, without the instructions around them. Trust ratios, not values."""
+_LIKE = {"u8": "i8", "bf16": "f16"}
+
+
+def energy(macs: float, dram: float, dtype: str, table: str = "45nm", sram: float = 0.0) -> Energy:
+    """Estimate the energy of multiply-accumulates in a dtype and of bytes from DRAM and from on-chip memory; UsageError lists what there is."""
+    if table not in ENERGY:
+        raise UsageError(f"no energy table is called {table}; there are {', '.join(ENERGY)}")
+    chosen = ENERGY[table]
+    kind = _LIKE.get(dtype, dtype)
+    if kind not in chosen.mac:
+        raise UsageError(f"the energy table {table} says nothing of {dtype}; it knows {', '.join(chosen.mac)}")
+    return Energy((macs * chosen.mac[kind] + dram * chosen.dram + sram * chosen.sram) * 1e-12, table)
+
+
+def node_macs(node: Node) -> int:
+    """Count the multiply-accumulates of a node with static shapes: of convolutions and matrix products, also inside regions."""
+    match node.op.rpartition(".")[2].removeprefix("QLinear").removesuffix("Integer"):
+        case "Conv":
+            return node.output.tensor.elements * prod(_weight(node).dims[1:])
+        case "ConvTranspose":
+            return _operand(node, 0).elements * prod(_weight(node).dims[1:])
+        case "Gemm":
+            depth = _operand(node, 0).dims[0 if node.attrs.get("transA") else 1]
+            return node.output.tensor.elements * depth
+        case "MatMul":
+            return node.output.tensor.elements * _operand(node, 0).dims[-1]
+        case _:
+            return sum(node_macs(inner) for _, body in node.bodies for inner in body.nodes)
+
+
+def node_bytes(node: Node) -> int:
+    """Count the bytes that a node with static shapes reads and writes once."""
+    values = dict.fromkeys(v for v in (*node.inputs, *node.outputs) if v is not None)
+    return sum(v.tensor.bytes for v in values)
+
+
+def node_facts(node: Node, graph: Graph) -> dict[str, Any]:
+    """Collect what a target's conditions and costs may ask of a node, as far as it is known: see NODE_FACTS in edgec/target.py.
+
+    `graph` is the one in which the node stands; it tells constants from activations.
+    """
+    facts: dict[str, Any] = {"op": node.op}
+    known = [v for v in (*node.inputs, *node.outputs) if v is not None]
+    if known and all(isinstance(v.type, Tensor) and v.type.is_static for v in known):
+        facts |= {"macs": node_macs(node), "bytes": node_bytes(node), "elements": node.output.tensor.elements,
+                  "weight_bytes": sum(v.tensor.bytes for v in known if v in graph.weights)}
+    first = known[0].type if known else None
+    if isinstance(first, Tensor):
+        facts["dtype"] = first.dtype
+        if first.is_static:
+            facts |= {"rank": len(first.dims), "batch": first.dims[0] if first.dims else 1}
+            facts |= {"channels": first.dims[1]} if len(first.dims) > 1 else {}
+    if "Conv" in node.op:
+        facts |= {"group": node.attrs.get("group", 1)}
+        facts |= {"out_channels": node.output.dims[1]} if isinstance(node.output.type, Tensor) and node.output.type.is_static else {}
+    window = node.attrs.get("kernel_shape") or (_weight(node).dims[2:] if "Conv" in node.op and "elements" in facts else ())
+    if window:
+        sizes = {"kernel": window, "stride": node.attrs.get("strides") or (1,), "dilation": node.attrs.get("dilations") or (1,)}
+        facts |= {name: max(along) for name, along in sizes.items()}
+    return facts | ({"mode": node.attrs["mode"]} if "mode" in node.attrs else {})
+
+
+def _operand(node: Node, i: int) -> Tensor:
+    value = node.input(i)
+    if value is None:
+        raise ValueError(f"{node.label} has no input {i}")
+    return value.tensor
+
+
+def _weight(node: Node) -> Tensor:
+    """Find the weight of a convolution: behind the scale and the zero point of the input in QLinearConv."""
+    return _operand(node, 3 if node.op.rpartition(".")[2] == "QLinearConv" else 1)
