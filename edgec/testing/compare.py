@@ -23,7 +23,7 @@ def difference(a: Graph, b: Graph, *, names: bool = True) -> str | None:
     return None
 
 
-class _Differs(Exception):  # noqa: N818  it carries an answer
+class _Differs(Exception):
     pass
 
 
@@ -47,8 +47,8 @@ class _Comparison:
         for (value, x), y in zip(a.weights.items(), b.weights.values(), strict=True):
             _must(same_bits(x, y), f"the weight {value} of {where} differs in shape, dtype or numbers")
         _must(len(a.nodes) == len(b.nodes), f"{where} has {len(a.nodes)} and {len(b.nodes)} nodes")
-        for x, y in zip(a.nodes, b.nodes, strict=True):
-            self.nodes(x, y)
+        for left, right in zip(a.nodes, b.nodes, strict=True):
+            self.nodes(left, right)
         self.used(a.outputs, b.outputs, f"the outputs of {where}")
 
     def nodes(self, a: Node, b: Node) -> None:
