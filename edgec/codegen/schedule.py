@@ -67,8 +67,6 @@ def _steps(graph: Graph, places: Places, isa: Isa) -> tuple[list[_Step], list[tu
                 if isinstance(made, str):
                     refused.append((node.label, made))
                 else:
-                    alias = places[node.outputs[0]] if False else None  # noqa: SIM210
-                    del alias
                     steps.append(_Step(made, place, node.outputs[0], node, {source: _source(places, node, source)}))
             continue
         made = plan(node, isa, operands)

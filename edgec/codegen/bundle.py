@@ -1,0 +1,175 @@
+"""The bundle: the folder that a build leaves behind, written beside its place and renamed as a whole.
+
+    manifest.json                   everything there is to know, and a checksum of every other file
+    NAME.h NAME.o libNAME.so        the model for C and C++ (a library where the target has an operating system)
+    NAME.weights.bin NAME_weights.S its weights, to be read, mapped, or linked in
+    edgec_rt.c .h libedgec_rt.so    an optional thread pool
+    run.py main.c CMakeLists.txt    run it from Python, from C, use it in a project
+    NOTICE                          licences of what is inside
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import edgec
+from edgec.codegen import c_source, elf, object as kernels, toolchain, weights  # noqa: I001
+from edgec.codegen.cpu import requirements
+from edgec.codegen.program import Program
+from edgec.errors import BadInput, EdgecError
+from edgec.isa import Isa
+
+SCHEMA = 1
+_SYSTEM = frozenset({"getauxval"})
+
+
+def write_bundle(
+    out_dir: Path, program: Program, tensors: Mapping[int, weights.Data], objects: Mapping[str, bytes], *, isa: Isa, target: str,
+    target_text: str = "", options: Mapping[str, object] | None = None, passes: Sequence[str] = (), model_sha256: str = "",
+    cc: str | None = None, extra: Mapping[str, object] | None = None,
+) -> Path:
+    """Write a bundle folder, replacing one that is there; returns its path.
+
+    `tensors` holds the bytes of each weights buffer by its index in program.buffers, `objects` the compiled kernel of each key of
+    program.kernels. `extra` goes into the manifest as it is. Raises BadInput when the place cannot be written or holds something else.
+    """
+    name = c_source.identifier(program.name)
+    _check_place(out_dir)
+    try:
+        out_dir.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=out_dir.parent, prefix=f".{out_dir.name}."))
+    except OSError as error:
+        raise BadInput(f"the bundle cannot be written to {out_dir}: {error.strerror}") from error
+    try:
+        temporary.chmod(0o755)
+        _fill(temporary, name, program, tensors, objects, isa, cc, {
+            "target": {"name": target, "text": target_text, "triple": isa.triple, "cpu": isa.mcpu, "features": list(isa.mattr)},
+            "options": dict(options or {}), "passes": list(passes), "model_sha256": model_sha256, **(extra or {})})
+        _replace(temporary, out_dir)
+    except OSError as error:
+        raise BadInput(f"the bundle cannot be written to {out_dir}: {error.strerror}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return out_dir
+
+
+def _check_place(out_dir: Path) -> None:
+    if out_dir.is_symlink() or (out_dir.exists() and not out_dir.is_dir()):
+        raise BadInput(f"the bundle cannot be written to {out_dir}, which is not a folder")
+    if out_dir.is_dir() and any(out_dir.iterdir()) and not (out_dir / "manifest.json").is_file():
+        raise BadInput(f"the bundle cannot be written to {out_dir}, which holds other files and no bundle")
+
+
+def _replace(new: Path, place: Path) -> None:
+    """Put a folder in another's place; when that fails the old one is back."""
+    if not place.exists():
+        new.rename(place)
+        return
+    old = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}.")) / "old"
+    place.rename(old)
+    try:
+        new.rename(place)
+    except OSError:
+        old.rename(place)
+        raise
+    finally:
+        shutil.rmtree(old.parent, ignore_errors=True)
+
+
+def program_identity(program: Program, objects: Mapping[str, bytes]) -> bytes:
+    """What the weights of this program must fit: where tensors lie, what the steps do, which kernels do it. No values."""
+    lies = [(b.region, b.offset, b.bytes) for b in program.buffers]
+    steps = [(hashlib.sha256(objects[s.kernel]).hexdigest(), [(o.buffer, o.offset) for o in s.operands], s.tasks) for s in program.steps]
+    return hashlib.sha256(repr((lies, steps)).encode()).digest()
+
+
+def _fill(
+    folder: Path, name: str, program: Program, tensors: Mapping[int, weights.Data], objects: Mapping[str, bytes], isa: Isa, cc: str | None,
+    facts: Mapping[str, object],
+) -> None:
+    """Write all files of a bundle into an empty folder."""
+    if not weights.is_aligned(program):
+        raise EdgecError("the program's weights do not all lie at multiples of 64 bytes")
+    chain = toolchain.find(isa.triple, cc)
+    identity = program_identity(program, objects)
+    requires = requirements(isa.triple, kernels.cpu_features(isa))
+    description = f"{facts['target']['name']} ({isa.triple}, {isa.mcpu})"  # type: ignore[index]
+    (folder / f"{name}.h").write_text(c_source.header(program, description))
+    main = c_source.main(program, identity, isa.triple, requires)
+    merged = _object(folder, name, program, objects, main, chain)
+    (folder / f"{name}.o").write_bytes(elf.write(merged))
+    for file in ("edgec_rt.c", "edgec_rt.h", "run.py", "CMakeLists.txt", "NOTICE"):
+        (folder / file).write_text(c_source.fill(file, {"NAME": name}))
+    if "linux" in isa.triple:
+        chain.link_shared([f"{name}.o"], folder, f"lib{name}.so")
+        chain.compile(["edgec_rt.c"], folder, "edgec_rt.o", "-O2", "-std=c11")
+        chain.link_shared(["edgec_rt.o"], folder, "libedgec_rt.so")
+        (folder / "edgec_rt.o").unlink()
+    weights.write(folder / f"{name}.weights.bin", program, tensors, identity)
+    (folder / f"{name}_weights.S").write_text(weights.assembler(name))
+    (folder / "main.c").write_text(c_source.example(program))
+    manifest = _manifest(name, program, identity, requires, merged, chain, facts)
+    manifest["files"] = {p.name: _file_digest(p) for p in sorted(folder.iterdir())}
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _object(
+    folder: Path, name: str, program: Program, objects: Mapping[str, bytes], main: str, chain: toolchain.ToolChain,
+) -> elf.Elf:
+    """Compile the schedule and merge it with the kernels; only the public names stay visible, nothing foreign is needed."""
+    (folder / f"{name}_main.c").write_text(main)
+    chain.compile([f"{name}_main.c"], folder, "main.o", "-O2", "-std=c99", "-ffreestanding")
+    parts = [elf.read((folder / "main.o").read_bytes(), f"{name}_main.c")]
+    for made in ("main.o", f"{name}_main.c"):
+        (folder / made).unlink()
+    renamed: dict[str, bytes] = {}
+    for key in dict.fromkeys(s.kernel for s in program.steps):
+        function = c_source.kernel_name(program, key)
+        if renamed.setdefault(function, objects[key]) != objects[key]:
+            raise EdgecError(f"two different kernels have the same symbol {program.kernels[key].symbol}")
+    for function, data in renamed.items():
+        part = elf.read(data, f"the kernel {function}")
+        own = [s for s in part.exports if s.startswith("edgec_k_")]
+        if len(own) != 1:
+            raise EdgecError(f"the object of the kernel {function} defines {len(own)} kernels")
+        parts.append(elf.rename(part, {own[0]: function}))
+    public = [f"{name}_{p}" for p in ("run_args", "prepare", "strerror", "check_cpu", "info")]
+    merged = elf.merge(parts, public, name)
+    if foreign := sorted(set(merged.imports) - kernels.ALLOWED - _SYSTEM):
+        raise EdgecError(f"the code of {name} needs {', '.join(foreign)}, which no device has")
+    return merged
+
+
+def _manifest(
+    name: str, program: Program, identity: bytes, requires: Sequence[str], merged: elf.Elf, chain: toolchain.ToolChain,
+    facts: Mapping[str, object],
+) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA, "abi": c_source.ABI, "name": program.name, "c_name": name, "id": identity[:16].hex(), **facts,
+        "requires": {"machine": isa_machine(chain.triple), "cpu": list(requires)},
+        "sizes": {"weights_bytes": program.weights_bytes, "arena_bytes": program.arena_bytes, "arena_lower_bound": program.arena_lower_bound,
+                  "state_bytes": program.state_bytes, "prepared_bytes": program.prepared_bytes, "code_bytes": merged.code_bytes,
+                  "alignment": program.alignment},
+        "inputs": [asdict(p) for p in program.inputs], "outputs": [asdict(p) for p in program.outputs],
+        "kernels": {k: {"function": c_source.kernel_name(program, k), **asdict(v)} for k, v in program.kernels.items()},
+        "buffers": [asdict(b) for b in program.buffers], "steps": [asdict(s) for s in program.steps],
+        "imports": list(merged.imports),
+        "tools": {"edgec": edgec.__version__, **kernels.versions(), "c": chain.version()},
+    }
+
+
+def isa_machine(triple: str) -> str:
+    """The machine's name as `uname -m` says it."""
+    return triple.split("-")[0]
+
+

@@ -1,0 +1,191 @@
+"""C from a Program: the schedule as a table of small functions, and the header that users include.
+
+The code is plain on purpose: someone who debugs a device reads it.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from math import prod
+from pathlib import Path
+
+from edgec.codegen import weights
+from edgec.codegen.cpu import check_cpu_source
+from edgec.codegen.program import Call, Operand, Port, Program
+from edgec.errors import EdgecError
+
+ABI = 1
+ERRORS = (
+    ("OK", "everything went well"),
+    ("NULL_ARG", "a pointer that is needed is NULL"),
+    ("ALIGN", "a pointer is not aligned as it must be"),
+    ("DIM", "a dimension of an input is not what the model was built for"),
+    ("INDEX", "a value in the data points outside a tensor, or an integer is divided by zero"),
+    ("ABI", "the arguments are those of another version of the interface"),
+    ("WEIGHTS", "the weights are not those of this model"),
+    ("ABORTED", "the run was stopped"),
+    ("CPU", "this processor lacks an instruction that the code uses"),
+    ("STEP", "the schedule has no such step"),
+)
+KERNEL_FAILED = -1
+"""What a kernel returns when it refuses data; the caller sees INDEX."""
+
+_C_TYPES = {
+    "f32": "float", "f64": "double", "bool": "uint8_t", "f16": "uint16_t", "bf16": "uint16_t",
+    **{f"{s}{b}": f"{'u' * (s == 'u')}int{b}_t" for s in "iu" for b in (8, 16, 32, 64)},
+}
+_KEYWORDS = frozenset((
+    "alignas alignof and and_eq asm auto bitand bitor bool break case catch char class compl concept const constexpr continue decltype default "
+    "delete do double else enum explicit export extern false float for friend goto if inline int long mutable namespace new noexcept not not_eq "
+    "nullptr operator or or_eq private protected public register requires restrict return short signed sizeof static struct switch template this "
+    "throw true try typedef typeid typename union unsigned using virtual void volatile wchar_t while xor xor_eq "
+    "arena rt weights prepared state in out args NULL size_t edgec_rt").split()) | set(_C_TYPES.values())
+
+
+def identifier(text: str) -> str:
+    """A C and C++ identifier that reads like `text`."""
+    name = re.sub(r"_+", "_", re.sub(r"[^0-9A-Za-z]", "_", text)).strip("_") or "m"
+    return f"m{name}" if name[0].isdigit() else f"{name}_" if name in _KEYWORDS else name
+
+
+def kernel_name(program: Program, key: str) -> str:
+    """The function of a kernel in the model's object: its symbol behind the model's name."""
+    symbol, prefix = program.kernels[key].symbol, identifier(program.name) + "_"
+    return symbol if symbol.startswith(prefix) else prefix + identifier(symbol)
+
+
+def header(program: Program, target: str) -> str:
+    """NAME.h, for C99 and C++17."""
+    name, ports = identifier(program.name), [*program.inputs, *program.outputs]
+    fixed = [p for p, size in (("prepared", program.prepared_bytes), ("state", program.state_bytes)) if size]
+    parameters = [f"const {_parameter(p)}" for p in program.inputs] + [_parameter(p) for p in program.outputs]
+    return fill("model.h", {
+        "NAME": name, "TARGET": target, "PORTS": "\n".join(f"     {_describe(p, program)}" for p in ports),
+        "WEIGHTS_BYTES": program.weights_bytes + weights.HEADER_BYTES, "PREPARED_BYTES": program.prepared_bytes,
+        "ARENA_BYTES": program.arena_bytes, "STATE_BYTES": program.state_bytes, "ALIGNMENT": program.alignment, "STEPS": len(program.steps),
+        "ERRORS": ",\n".join(f"  {name}_{code} = {i} /* {sentence} */" for i, (code, sentence) in enumerate(ERRORS)),
+        "PARAMETERS": ", ".join([*parameters, "void* arena", *(f"void* {p}" for p in fixed)]),
+        "ARGUMENTS": ", ".join([*(identifier(p.c_name) for p in ports), "arena", *fixed]),
+        "IN_COUNT": max(1, len(program.inputs)), "OUT_COUNT": max(1, len(program.outputs)),
+        "PREPARED": "prepared" if program.prepared_bytes else "NULL", "STATE": "state" if program.state_bytes else "NULL",
+        "ASSIGNMENTS": "\n".join([f"  in[{i}] = {identifier(p.c_name)};" for i, p in enumerate(program.inputs)]
+                                 + [f"  out[{i}] = {identifier(p.c_name)};" for i, p in enumerate(program.outputs)]),
+    })
+
+
+def main(program: Program, identity: bytes, triple: str, requires: Sequence[str]) -> str:
+    """NAME_main.c: checks the arguments, then runs the steps; `identity` names the arrangement of the weights."""
+    name = identifier(program.name)
+    read = _read_only(program)
+    kernels = sorted({s.kernel for s in program.steps})
+    return fill("main_model.c", {
+        "NAME": name,
+        "KERNELS": "\n".join(_prototype(kernel_name(program, k), read[k]) for k in kernels),
+        "STEPS": "\n\n".join(_step(program, i, s) for i, s in enumerate(program.steps)),
+        "TABLE": "\n".join(f"  {{step_{i}, {s.tasks}}}," for i, s in enumerate(program.steps)) or "  {NULL, 0},",
+        "STEP_COUNT": len(program.steps),
+        "HEADER": _bytes(weights.checked_header(program, identity)), "ID": _bytes(identity[:16]),
+        "WEIGHTS_BYTES": program.weights_bytes + weights.HEADER_BYTES, "PREPARED_BYTES": program.prepared_bytes,
+        "ARENA_BYTES": program.arena_bytes, "STATE_BYTES": program.state_bytes, "ALIGNMENT": program.alignment,
+        "IN_COUNT": len(program.inputs), "OUT_COUNT": len(program.outputs),
+        "CHECKS": "\n".join(_pointer_checks(program, name)),
+        "IN_DIMS": _dims(program.inputs), "OUT_DIMS": _dims(program.outputs),
+        "IN_RANKS": sum(len(p.shape) for p in program.inputs), "OUT_RANKS": sum(len(p.shape) for p in program.outputs),
+        "MESSAGES": "\n".join(f'    case {name}_{code}: return "{sentence}";' for code, sentence in ERRORS),
+        "CHECK_CPU": check_cpu_source(name, triple, requires),
+    })
+
+
+def _read_only(program: Program) -> dict[str, list[bool]]:
+    """For each kernel, which of its pointers are only read, in every step."""
+    found: dict[str, list[bool]] = {}
+    for step in program.steps:
+        flags = [not o.write for o in step.operands]
+        before = found.setdefault(step.kernel, flags)
+        if len(before) != len(flags):
+            raise EdgecError(f"the kernel {step.kernel} is called with {len(before)} and with {len(flags)} operands")
+        found[step.kernel] = [a and b for a, b in zip(before, flags, strict=True)]
+    return found
+
+
+def _prototype(function: str, read_only: Iterable[bool]) -> str:
+    pointers = ", ".join("const void*" if r else "void*" for r in read_only)
+    return f"int32_t {function}({pointers}{', ' if pointers else ''}int32_t begin, int32_t end);"
+
+
+def _step(program: Program, number: int, step: Call) -> str:
+    operands = "".join(f"{_address(program, o)}, " for o in step.operands)
+    return (f"/* {_comment(step.origin)} */\nstatic int32_t step_{number}(void* p, int32_t begin, int32_t end) {{\n  const frame* f = (const frame*)p;\n"
+            f"  (void)f;\n  return {kernel_name(program, step.kernel)}({operands}begin, end);\n}}")
+
+
+def _address(program: Program, operand: Operand) -> str:
+    buffer = program.buffers[operand.buffer]
+    match buffer.region:
+        case "input":
+            base, offset = f"(const char*)f->in[{buffer.offset}]", operand.offset
+        case "output":
+            base, offset = f"(char*)f->out[{buffer.offset}]", operand.offset
+        case region:
+            base, offset = f"f->{region}", buffer.offset + operand.offset
+    return f"{base} + {offset}" if offset else base
+
+
+def _pointer_checks(program: Program, name: str) -> Iterable[str]:
+    for side, ports in (("in", program.inputs), ("out", program.outputs)):
+        for i, p in enumerate(ports):
+            size = element_bytes(p.dtype)
+            yield f"  if (a->{side}[{i}] == NULL) return {name}_NULL_ARG;"
+            if size > 1:
+                yield f"  if ((uintptr_t)a->{side}[{i}] % {size} != 0) return {name}_ALIGN;"
+
+
+def _dims(ports: Sequence[Port]) -> str:
+    return ", ".join(str(d) for p in ports for d in p.shape) or "0"
+
+
+def _bytes(data: bytes) -> str:
+    return ", ".join(str(b) for b in data)
+
+
+def element_bytes(dtype: str) -> int:
+    """Bytes of the C type that stands for a dtype."""
+    text = c_type(dtype)
+    return {"float": 4, "double": 8}.get(text) or int(text.strip("uint_")) // 8
+
+
+def c_type(dtype: str) -> str:
+    """The C type of the elements of a port; EdgecError for types that C has not."""
+    if dtype not in _C_TYPES:
+        raise EdgecError(f"a model in C cannot have an input or output of type {dtype}")
+    return _C_TYPES[dtype]
+
+
+def _parameter(port: Port) -> str:
+    return f"{c_type(port.dtype)} {identifier(port.c_name)}[{max(1, prod(port.shape))}]"
+
+
+def _describe(port: Port, program: Program) -> str:
+    way = "input " if port in program.inputs else "output"
+    text = f"{way} {identifier(port.c_name)}: {port.dtype}[{','.join(map(str, port.shape))}]"
+    return text if port.name == port.c_name else f"{text}, called {_comment(port.name)} in the model"
+
+
+def _comment(text: str) -> str:
+    """Text that cannot end or confuse a comment."""
+    return re.sub(r"[*\\\x00-\x1f]", "_", text)
+
+
+def example(program: Program) -> str:
+    """main.c: runs and times the model on raw files."""
+    def ports(which: Sequence[Port]) -> str:
+        return ", ".join(f'{{"{identifier(p.c_name)}", {prod(p.shape) * element_bytes(p.dtype)}}}' for p in which) or "{NULL, 0}"
+
+    return fill("main.c", {"NAME": identifier(program.name), "IN_PORTS": ports(program.inputs), "OUT_PORTS": ports(program.outputs),
+                           "IN_COUNT": len(program.inputs), "OUT_COUNT": len(program.outputs)})
+
+
+def fill(template: str, values: Mapping[str, object]) -> str:
+    """A file of the folder `runtime` with each @KEY@ replaced."""
+    text = (Path(__file__).parent / "runtime" / template).read_text()
+    known = {"ABI": lambda: (Path(__file__).parent / "runtime" / "abi.h").read_text()}
+    return re.sub(r"@([A-Z_]+)@", lambda m: str(values[m[1]] if m[1] in values else known[m[1]]()), text)

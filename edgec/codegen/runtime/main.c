@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: 0BSD
+   Runs and times @NAME@ on raw files:   @NAME@ [-t THREADS] [-n RUNS] [INPUT... [OUTPUT...]]
+   A file holds the elements of one tensor, row-major. Inputs that are not named are zero; outputs that are not named are
+   not written. The weights are linked in (@NAME@_weights.S). */
+#define _POSIX_C_SOURCE 200112L
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "@NAME@.h"
+#include "edgec_rt.h"
+
+static const struct {
+  const char* name;
+  size_t bytes;
+} in_ports[] = {@IN_PORTS@}, out_ports[] = {@OUT_PORTS@};
+enum { INPUTS = @IN_COUNT@, OUTPUTS = @OUT_COUNT@ };
+
+static void stop(const char* what, const char* why) {
+  fprintf(stderr, "%s: %s\n", what, why);
+  exit(1);
+}
+
+static void* memory(size_t bytes) {
+  void* p = NULL;
+  if (posix_memalign(&p, @NAME@_ALIGNMENT, bytes + 1) != 0) stop("@NAME@", "not enough memory");
+  memset(p, 0, bytes + 1);
+  return p;
+}
+
+static double now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
+}
+
+static void move(const char* path, void* data, size_t bytes, int writes) {
+  FILE* file = fopen(path, writes ? "wb" : "rb");
+  if (file == NULL) stop(path, writes ? "cannot be written" : "cannot be read");
+  if ((writes ? fwrite(data, 1, bytes, file) : fread(data, 1, bytes, file)) != bytes || (!writes && fgetc(file) != EOF))
+    stop(path, writes ? "cannot be written" : "does not have the size of the tensor");
+  if (fclose(file) != 0) stop(path, "cannot be written");
+}
+
+int main(int argc, char** argv) {
+  const void* in[INPUTS + 1] = {NULL};
+  void* out[OUTPUTS + 1] = {NULL};
+  const char* missing = NULL;
+  int threads = 1, runs = 1, i, at = 1;
+  @NAME@_args args = {0};
+  edgec_rt* rt;
+  for (; at + 1 < argc && argv[at][0] == '-'; at += 2) {
+    if (strcmp(argv[at], "-t") == 0) threads = atoi(argv[at + 1]);
+    else if (strcmp(argv[at], "-n") == 0) runs = atoi(argv[at + 1]);
+    else stop(argv[at], "is not an option; there are -t THREADS and -n RUNS");
+  }
+  if (argc - at > INPUTS + OUTPUTS) stop("@NAME@", "there are more files than inputs and outputs");
+  if (@NAME@_check_cpu(&missing) != 0) stop("this processor lacks", missing);
+  for (i = 0; i < INPUTS; i++) {
+    void* data = memory(in_ports[i].bytes);
+    if (at < argc) move(argv[at++], data, in_ports[i].bytes, 0);
+    in[i] = data;
+  }
+  for (i = 0; i < OUTPUTS; i++) out[i] = memory(out_ports[i].bytes);
+  rt = edgec_rt_create(threads);
+  if (rt == NULL) stop("@NAME@", "threads cannot be started");
+  args.size = sizeof args;
+  args.abi = EDGEC_ABI;
+  args.weights = @NAME@_weights;
+  args.prepared = memory(@NAME@_PREPARED_BYTES);
+  args.arena = memory(@NAME@_ARENA_BYTES);
+  args.state = memory(@NAME@_STATE_BYTES);
+  args.in = in;
+  args.out = out;
+  args.rt = rt;
+  i = @NAME@_prepare(args.weights, args.prepared);
+  if (i != 0) stop("@NAME@_prepare", @NAME@_strerror(i));
+  for (; runs > 0; runs--) {
+    double start = now();
+    i = @NAME@_run_args(&args);
+    if (i != 0) stop("@NAME@_run_args", @NAME@_strerror(i));
+    printf("%.3f ms\n", now() - start);
+  }
+  for (i = 0; i < OUTPUTS && at < argc; i++) move(argv[at++], out[i], out_ports[i].bytes, 1);
+  for (i = 0; i < INPUTS; i++) free((void*)in[i]);
+  for (i = 0; i < OUTPUTS; i++) free(out[i]);
+  free(args.prepared);
+  free(args.arena);
+  free(args.state);
+  edgec_rt_destroy(rt);
+  return 0;
+}
