@@ -1,0 +1,35 @@
+"""The passes, in the order of a build: what each is for, what it may be told, and why it stands where it stands."""
+
+from collections.abc import Iterable
+
+from edgec.pipeline import Catalog, Pass
+from passes import absorb, canonicalize, cluster, cse, fold, layout, legalize
+
+_ROWS: Iterable[Pass] = (
+    Pass("canonicalize", "One way to say each thing: no-ops go, attributes are written out, known shapes become constants.",
+         canonicalize.run, rewrites=canonicalize.rewrites,
+         before={"cluster": "regions hold what kernels know, and kernels are planned for canonical nodes"}),
+    Pass("fold", "Nodes whose operands are known are computed; stored weights never grow.", fold.run, rewrites=lambda: ["fold"],
+         before={"cluster": "a constant inside of a region would be an operand that a kernel reads"}),
+    Pass("cse", "What is computed twice is computed once, and equal weights are stored once.", cse.run,
+         rewrites=lambda: ["merge-equal-nodes", "merge-equal-weights"],
+         before={"layout": "equal weights in two layouts are two weights"}),
+    Pass("legalize", "Operators without a kernel become some that have one; parts of a larger operator are put together.",
+         legalize.run, rewrites=legalize.rewrites,
+         after={"canonicalize": "it reads attributes and axes as canonicalize writes them",
+                "fold": "operators whose shape is an operand have one only when that is known"},
+         before={"cluster": "kernels are planned for legal nodes"}),
+    Pass("absorb", "Batch norms, biases, scales and pads go into the weights and attributes of their neighbors.",
+         absorb.run, rewrites=absorb.rewrites,
+         after={"legalize": "what was taken apart leaves scales and biases behind"},
+         before={"cluster": "a region keeps its arithmetic: nothing leaves it for the weights"}),
+    Pass("cluster", "Regions that become one kernel each: an anchor and the elementwise arithmetic that follows it.", cluster.run,
+         options={"max_epilogue": 24}),
+    Pass("layout", "Each tensor gets the order of its elements, and weights are packed for their kernels.", layout.run,
+         after={"cluster": "kernels ask for layouts, single nodes do not"}),
+)
+CATALOG: Catalog = {row.name: row for row in _ROWS}
+PORTABLE = "canonicalize,repeat(fold,canonicalize),cse,legalize,repeat(absorb,fold,canonicalize,cse)"
+"""What needs no target: the result is plain ONNX."""
+DEFAULT = f"{PORTABLE},cluster,layout"
+"""A build."""

@@ -1,0 +1,165 @@
+"""fold: nodes whose operands are all known are computed now.
+
+Stored weights never grow: a result that is bigger than the weights it frees stays an operation (Cast of f16 weights, Expand,
+ConstantOfShape), unless it is small. How numbers are computed stands in `arithmetic.py`.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from edgec.ir.edit import Namer, prune, rename
+from edgec.ir.graph import Array, Graph, Node, Value, captured
+from edgec.ir.infer import infer
+from edgec.ir.types import Tensor, dtype_bits, dtype_name
+from edgec.pipeline import Context
+from passes.changes.arithmetic import CannotFold, computable, compute
+
+LARGEST = 1 << 26
+"""Bytes of a result that is not even computed."""
+SMALL = 256
+"""Bytes of a result that may always be stored: scalars, scales, shapes."""
+MIDDLE = 4096
+"""Bytes of a result that may be stored as long as all of these are at most `SHARE` of the weights."""
+SHARE = 1 / 50
+
+
+def run(graph: Graph, context: Context) -> Graph:
+    """The graph with its constant parts computed, in bodies too."""
+    learned: list[Value] = []
+    made = prune(_Fold(graph, context, {}, Namer(graph), learned).run())
+    return infer(made) if learned else made  # a shape that was computed tells more of what reads it
+
+
+class _Fold:
+    """One graph or body.
+
+    `known` holds numbers, `pending` nodes that could be computed, `freed` the bytes that go when a value does; `learned` takes the
+    values whose types say more now.
+    """
+
+    def __init__(self, graph: Graph, context: Context, outer: Mapping[Value, Array], namer: Namer, learned: list[Value]) -> None:
+        self.graph, self.context, self.namer, self.learned = graph, context, namer, learned
+        self.known: dict[Value, Array] = {**outer, **graph.weights}
+        self.freed = {v: _bytes(a) if graph.uses(v) == 1 else 0 for v, a in graph.weights.items()}
+        self.pending: dict[Value, Node] = {}
+        self.left = int(sum(_bytes(a) for a in graph.weights.values()) * SHARE)
+
+    def run(self) -> Graph:
+        nodes = tuple(map(self.bodies, self.graph.nodes))
+        for node in nodes:
+            self.consider(node)
+        if not self.pending:
+            return self.graph if nodes == self.graph.nodes else replace(self.graph, nodes=nodes)
+        while True:
+            kept, stored = self.decide(nodes)
+            try:
+                weights = {v: self.value(v) for v in stored}
+            except CannotFold as error:
+                self.give_up(error.node)
+                continue
+            return self.store(kept, weights) if len(kept) < len(nodes) or weights or nodes != self.graph.nodes else self.graph
+
+    def bodies(self, node: Node) -> Node:
+        """The node with its bodies folded; weights of this graph are known in there."""
+        if node.op == "edgec.Fused":
+            return node
+        made = {k: new for k, b in node.bodies if (new := _Fold(b, self.context, self.known, self.namer, self.learned).run()) is not b}
+        return replace(node, attrs=MappingProxyType({**node.attrs, **made})) if made else node
+
+    def consider(self, node: Node) -> None:
+        """Put a node among the pending ones when all that it reads is known or pending, and its kind can be computed."""
+        if not computable(node) or not all(v is None or v in self.known or v in self.pending for v in node.inputs):
+            return
+        if node.op == "Identity" and node.output in self.graph.outputs:
+            return  # the name of a result that is a constant
+        sizes = [_size(v) for v in node.outputs]
+        if any(size is not None and size > LARGEST for size in sizes):
+            return
+        self.pending.update(dict.fromkeys(node.outputs, node))
+        if None in sizes:
+            try:
+                for v in node.outputs:
+                    self.known[v] = self.value(v)
+            except CannotFold as error:
+                self.give_up(error.node)
+                return
+        self.freed.update({v: self.credit(node) if self.graph.uses(v) == 1 else 0 for v in node.outputs})
+
+    def give_up(self, node: Node) -> None:
+        for v in node.outputs:
+            self.pending.pop(v, None)
+
+    def credit(self, node: Node) -> int:
+        """The bytes of weights that nobody reads when this node is gone."""
+        return sum(self.freed.get(v, 0) for v in {v for v in node.inputs if v is not None})
+
+    def decide(self, nodes: Iterable[Node]) -> tuple[list[Node], list[Value]]:
+        """The nodes that stay, in reverse order, and the values to store.
+
+        It goes from the end, so that nothing is stored that only feeds what is stored.
+        """
+        needed, kept, stored, left, count = set(self.graph.outputs), list[Node](), list[Value](), self.left, 0
+        for node in reversed(tuple(nodes)):
+            wanted = [v for v in node.outputs if v in needed]
+            if node.output in self.pending:
+                if not wanted:
+                    continue
+                size = sum(_bytes(self.known[v]) if v in self.known else _size(v) or 0 for v in wanted)
+                growth = size - self.credit(node)
+                if self.context.may("fold", count) and (growth <= 0 or size <= SMALL or (size <= MIDDLE and growth <= left)):
+                    left -= max(growth, 0) if size > SMALL else 0
+                    stored += wanted
+                    count += 1
+                    continue
+            kept.append(node)
+            needed.update(v for v in node.inputs if v is not None)
+            for _, body in node.bodies:
+                needed.update(captured(body))
+        return kept, stored
+
+    def value(self, value: Value) -> Array:
+        """The numbers of a value, computed with everything they depend on; CannotFold names a node that will not be computed."""
+        waiting = [value]
+        while waiting:
+            if waiting[-1] in self.known:
+                waiting.pop()
+                continue
+            node = self.pending[waiting[-1]]
+            missing = [v for v in node.inputs if v is not None and v not in self.known]
+            if any(v not in self.pending for v in missing):
+                raise CannotFold(node)  # it reads what was given up
+            if missing:
+                waiting += missing
+                continue
+            results = compute(node, [None if v is None else self.known[v] for v in node.inputs])
+            self.known.update(zip(node.outputs, results, strict=True))
+        return self.known[value]
+
+    def store(self, kept: list[Node], weights: Mapping[Value, Array]) -> Graph:
+        """The graph with the nodes that stay and the numbers that were computed; a result of the graph keeps a node that makes it."""
+        nodes, added, fresh = kept[::-1], dict[Value, Array](), dict[Value, Value]()
+        for node in dict.fromkeys(self.pending[v] for v in weights):
+            self.context.did("fold", node)
+        for value, array in weights.items():
+            node = self.pending[value]
+            kind = Tensor(dtype_name(array.dtype), array.shape)
+            if value in self.graph.outputs:
+                source = Value(self.namer(f"{value.name}.value"), kind)
+                added[source] = array
+                nodes.append(Node("Identity", (source,), (value,), device=node.device, origin=node.origin))
+            else:
+                added[value] = array
+                if value.type != kind:
+                    fresh[value] = Value(value.name, kind)
+        self.learned += fresh
+        return rename(replace(self.graph, nodes=tuple(nodes), weights={**self.graph.weights, **added}), fresh)
+
+
+def _size(value: Value) -> int | None:
+    kind = value.type
+    return -(-kind.elements * dtype_bits(kind.dtype) // 8) if isinstance(kind, Tensor) and kind.is_static else None
+
+
+def _bytes(array: Array) -> int:
+    return -(-array.size * dtype_bits(dtype_name(array.dtype)) // 8)

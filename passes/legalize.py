@@ -1,0 +1,28 @@
+"""legalize: operators that no kernel is written for become some that have one.
+
+First parts are put together that make up an operator with a kernel of its own (`recompose.rules`: layer norm, GELU, softmax written
+out by an exporter), then whole operators are taken apart: norms into reductions and arithmetic, Split into Slices, Einsum into
+products of matrices.
+"""
+
+from collections.abc import Iterable
+
+from edgec.ir.edit import prune
+from edgec.ir.graph import Graph
+from edgec.ir.sweep import sweep
+from edgec.pipeline import Context
+from passes.changes import contractions, moves, reductions, rulebook
+
+CHANGES = rulebook.merged(reductions.CHANGES, contractions.CHANGES, moves.CHANGES)
+RULES = ("recompose.rules", "legalize.rules")
+
+
+def run(graph: Graph, context: Context) -> Graph:
+    """The graph without the operators of `CHANGES`, where their shapes are known."""
+    graph = rulebook.apply(graph, context, RULES[0])
+    return prune(rulebook.apply(sweep(graph, CHANGES, context), context, RULES[1]))
+
+
+def rewrites() -> Iterable[str]:
+    """The names of everything it does."""
+    return rulebook.names(CHANGES, *RULES)
