@@ -19,6 +19,7 @@ TIR = {
     "f16": "float16", "f32": "float32", "f64": "float64", "bf16": "bfloat16", "bool": "bool", "i8": "int8", "i16": "int16", "i32": "int32",
     "i64": "int64", "u8": "uint8", "u16": "uint16", "u32": "uint32", "u64": "uint64",
 }
+STORED = {"bf16": "u16", "bool": "u8"}  # TVM would pack vectors of bool, and not every back end converts bf16
 Index = Any  # a Python int or a TIR expression of type int32
 Vector = Any  # a TIR expression of one or more lanes
 
@@ -34,6 +35,46 @@ def cast(value: Vector, dtype: str, lanes: int) -> Vector:
     """The value in another dtype, C rules."""
     name = TIR[dtype] + (f"x{lanes}" if lanes > 1 else "")
     return value if str(value.ty.dtype) == name else tirx.Cast(name, value)
+
+
+def type_name(dtype: str, lanes: int) -> str:
+    """What TVM calls a vector of a short dtype."""
+    return TIR[dtype] + (f"x{lanes}" if lanes > 1 else "")
+
+
+def hold(value: Vector, dtype: str, lanes: int) -> Vector:
+    """The value in a register, computed here and once.
+
+    TVM's simplifier copies the value of a bound variable to each of its uses, which grows without bounds, and then cancels x - x and
+    (x + c) - c, which is wrong for NaN, for infinities and for rounding. It does not look into buffers; LLVM makes registers of them.
+    """
+    if dtype == "bool":                                                # a vector of bits has no place in memory; bytes have
+        return tirx.NE(hold(cast(value, "u8", lanes), "u8", lanes), const(0, "u8", lanes))
+    cell = T.alloc_buffer((lanes,), TIR[dtype])
+    at = T.Ramp(0, 1, lanes) if lanes > 1 else 0
+    T.buffer_store(cell, value, [at])
+    return cell[at]
+
+
+def widen(value: Vector, dtype: str, lanes: int) -> Vector:
+    """A stored value in the dtype that arithmetic on it uses. bf16 is stored in u16, bool in u8."""
+    if dtype == "bf16":
+        return T.reinterpret(type_name("f32", lanes), cast(value, "u32", lanes) << const(16, "u32", lanes))
+    if dtype == "bool":
+        return tirx.NE(value, const(0, "u8", lanes))
+    return cast(value, compute_dtype(dtype), lanes)
+
+
+def narrow(value: Vector, dtype: str, lanes: int) -> Vector:
+    """A value as it is stored: the inverse of `widen`, rounding to nearest, ties to even."""
+    if dtype == "bf16":
+        bits = hold(T.reinterpret(type_name("u32", lanes), value), "u32", lanes)
+        sixteen = const(16, "u32", lanes)
+        rounded = (bits + (((bits >> sixteen) & const(1, "u32", lanes)) + const(0x7FFF, "u32", lanes))) >> sixteen
+        quiet = (bits >> sixteen) | const(0x40, "u32", lanes)
+        is_nan = tirx.GT(bits & const(0x7FFFFFFF, "u32", lanes), const(0x7F800000, "u32", lanes))
+        return cast(tirx.Select(is_nan, quiet, rounded), "u16", lanes)
+    return cast(value, "u8" if dtype == "bool" else dtype, lanes)
 
 
 def compute_dtype(dtype: str) -> str:
@@ -57,7 +98,7 @@ class Kernel:
         """`lanes` neighbors from an operand, in the dtype that arithmetic on it uses."""
         buffer, dtype = self._buffers[arg], self._dtypes[arg]
         value = buffer[T.Ramp(index, 1, lanes)] if lanes > 1 else buffer[index]
-        return self._widen(value, dtype, lanes)
+        return widen(value, dtype, lanes)
 
     def splat(self, arg: int, index: Index, lanes: int) -> Vector:
         """One element of an operand in every lane."""
@@ -73,13 +114,13 @@ class Kernel:
     def store(self, arg: int, value: Vector, index: Index, lanes: int = 1, step: Index = 1) -> None:
         """Write `lanes` elements `step` apart; the value is in the operand's arithmetic dtype."""
         buffer, dtype = self._buffers[arg], self._dtypes[arg]
-        value = self._narrow(value, dtype, lanes)
+        value = narrow(value, dtype, lanes)
         if lanes == 1:
             T.buffer_store(buffer, value, [index])
         elif isinstance(step, int) and step == 1:
             T.buffer_store(buffer, value, [T.Ramp(index, 1, lanes)])
         else:
-            value = T.bind(value)
+            value = hold(value, STORED.get(dtype, dtype), lanes)
             for i in range(lanes):
                 T.buffer_store(buffer, lane(value, i), [index + i * step])
 
@@ -98,15 +139,6 @@ class Kernel:
         """Write `lanes` elements along logical `axis` from index `at` of a view of an operand."""
         along = view.axes[axis]
         self.store(arg, value, address(view, at), lanes, along.inner if along.block else along.stride)
-
-    def _widen(self, value: Vector, dtype: str, lanes: int) -> Vector:
-        if dtype == "bf16":  # by hand: not every back end has the conversion, and this one is exact
-            bits = tirx.Cast("uint32" + (f"x{lanes}" if lanes > 1 else ""), T.reinterpret("uint16" + (f"x{lanes}" if lanes > 1 else ""), value))
-            return T.reinterpret("float32" + (f"x{lanes}" if lanes > 1 else ""), bits << const(16, "u32", lanes))
-        return cast(value, compute_dtype(dtype), lanes)
-
-    def _narrow(self, value: Vector, dtype: str, lanes: int) -> Vector:
-        return cast(value, dtype, lanes)
 
 
 def lane(value: Vector, i: int) -> Vector:
@@ -178,7 +210,7 @@ def function(plan: KernelPlan, symbol: str, task: Callable[[Kernel, Index], None
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
             T.func_name(symbol)
-            buffers = [T.arg(f"p{i}", T.Buffer((max(a.elements, 1),), TIR[a.dtype])) for i, a in enumerate(plan.args)]
+            buffers = [T.arg(f"p{i}", T.Buffer((max(a.elements, 1),), TIR[STORED.get(a.dtype, a.dtype)])) for i, a in enumerate(plan.args)]
             begin, end = T.arg("begin", T.int32()), T.arg("end", T.int32())
             T.func_attr({"tirx.noalias": True})
             kernel = Kernel(plan, buffers)

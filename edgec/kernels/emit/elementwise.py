@@ -1,14 +1,11 @@
 """Elementwise expressions on vectors: what an Expr means in TIR."""
 
-from collections.abc import Callable, Sequence
-
-from tvm import tirx
-from tvm.script.ir_builder import tirx as T  # noqa: N812
+from collections.abc import Sequence
 
 from edgec.kernels.base import Epilogue
-from edgec.kernels.emit import functions as f
-from edgec.kernels.emit.core import Index, Kernel, Vector, cast, compute_dtype, const
-from edgec.kernels.expr import Expr, Instr
+from edgec.kernels.emit.core import Index, Kernel, Vector, compute_dtype, hold
+from edgec.kernels.emit.functions import OPERATIONS
+from edgec.kernels.expr import Expr
 
 
 def epilogue(kernel: Kernel, what: Epilogue, value: Vector, at: Sequence[Index], axis: int, lanes: int) -> Vector:
@@ -18,28 +15,12 @@ def epilogue(kernel: Kernel, what: Epilogue, value: Vector, at: Sequence[Index],
 
 
 def evaluate(expr: Expr, arguments: Sequence[Vector], lanes: int) -> list[Vector]:
-    """The results of an expression for vector arguments."""
+    """The results of an expression for vector arguments, which come and go in the compute dtypes of their dtypes."""
     values = list(arguments)
+    if expr.instrs:                                                    # each is computed once, however often it is read
+        values = [hold(v, compute_dtype(d), lanes) for v, d in zip(values, expr.arguments, strict=True)]
     for instr in expr.instrs:
-        values.append(T.bind(_apply(instr, [values[i] for i in instr.args], [compute_dtype(expr.dtype(i)) for i in instr.args], lanes)))
+        dtypes = [compute_dtype(expr.dtype(i)) for i in instr.args]
+        value = OPERATIONS[instr.op](instr, [values[i] for i in instr.args], dtypes, lanes)
+        values.append(value if instr.op == "Const" else hold(value, compute_dtype(instr.dtype), lanes))
     return [values[i] for i in expr.results]
-
-
-def _apply(instr: Instr, args: list[Vector], dtypes: list[str], lanes: int) -> Vector:
-    if instr.op == "Const":
-        return const(instr.attr("value"), compute_dtype(instr.dtype), lanes)
-    if instr.op == "Cast":
-        return f.convert(args[0], dtypes[0], compute_dtype(instr.dtype), lanes)
-    if instr.op in _BINARY:
-        return _BINARY[instr.op](args[0], args[1])
-    return f.OPERATIONS[instr.op](instr, args, dtypes, lanes)
-
-
-_BINARY: dict[str, Callable[[Vector, Vector], Vector]] = {
-    "Add": lambda a, b: a + b, "Sub": lambda a, b: a - b, "Mul": lambda a, b: a * b,
-    "Equal": lambda a, b: tirx.EQ(a, b), "Less": lambda a, b: tirx.LT(a, b), "Greater": lambda a, b: tirx.GT(a, b),
-    "LessOrEqual": lambda a, b: tirx.LE(a, b), "GreaterOrEqual": lambda a, b: tirx.GE(a, b),
-    "And": lambda a, b: tirx.And(a, b), "Or": lambda a, b: tirx.Or(a, b),
-}
-
-__all__ = ["cast", "epilogue", "evaluate"]

@@ -1,8 +1,6 @@
 """Elementary functions on vectors of any number of lanes: polynomials on f32, calls of libm lane by lane on f64.
 
-Every intermediate result that is used again sits in a register cell (`hold`). TVM's simplifier copies the value of a bound
-variable to each of its uses and then cancels x - x and (x + c) - c, which is wrong for NaN, for infinities and for rounding;
-it does not look into cells, and LLVM makes registers of them.
+Whatever is used again or must be rounded on its own is held (`core.hold`).
 
 Where constants come from: exp, log, sin and cos from Cephes (S. Moshier, single precision: expf.c, logf.c, sinf.c), erf from
 N. Juffa's two-branch approximation (posted to Stack Overflow, question 35148198); pow and the reduction of large angles are
@@ -14,7 +12,7 @@ from collections.abc import Sequence
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
-from edgec.kernels.emit.core import TIR, Vector, cast, const
+from edgec.kernels.emit.core import TIR, Vector, cast, const, hold, type_name
 
 MAGIC = 12582912.0                    # 1.5 * 2**23: adding it to a small float rounds that to an integer, in the low bits
 MAGIC_BITS = 0x4B400000
@@ -32,22 +30,6 @@ TWO_OVER_PI = tuple(digits * 2.0 ** (-28 * (i + 1)) for i, digits in enumerate(
 HALF_PI = 1.57079632679489662
 EXP2_F64 = (1.0, 0.6931471805599453, 0.2402265069591007, 0.05550410866482158, 0.009618129107628477, 0.0013333558146428443,
             1.5403530393381609e-4, 1.5252733804059840e-5, 1.3215486790144309e-6)   # ln(2)**k / k!
-
-
-def type_name(dtype: str, lanes: int) -> str:
-    """What TVM calls a vector of a short dtype."""
-    return TIR[dtype] + (f"x{lanes}" if lanes > 1 else "")
-
-
-def hold(value: Vector, dtype: str, lanes: int) -> Vector:
-    """The value, computed here and once."""
-    if dtype == "bool":                                                # a vector of bits has no place in memory; bytes have
-        cell = hold(cast(value, "u8", lanes), "u8", lanes)
-        return tirx.NE(cell, const(0, "u8", lanes))
-    cell = T.alloc_buffer((lanes,), TIR[dtype])
-    at = T.Ramp(0, 1, lanes) if lanes > 1 else 0
-    T.buffer_store(cell, value, [at])
-    return cell[at]
 
 
 def lane_by_lane(function: str, dtype: str, lanes: int, *args: Vector) -> Vector:

@@ -1,0 +1,246 @@
+"""Compile one kernel plan and run it on arrays between guard pages, on this machine or under qemu.
+
+Each operand ends where an inaccessible page begins (and, in a second run, begins where one ends), so an access outside crashes.
+Outputs and scratch start as NaN. Every kernel runs twice: all tasks in one call, then task by task in reverse order; the results must
+be equal bit by bit.
+"""
+
+import ctypes
+import mmap
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgec.codegen.object import ALLOWED
+from edgec.ir.graph import Array
+from edgec.ir.layout import Layout, View
+from edgec.ir.types import numpy_dtype
+from edgec.isa import Isa
+from edgec.kernels.base import KernelPlan
+
+Emit = Callable[[Any, str], Any]
+
+
+def _isa(triple: str, mcpu: str, lanes: int, registers: int, mattr: tuple[str, ...] = ()) -> Isa:
+    return Isa(triple, mcpu, mattr, lanes, registers, "lane" if triple.startswith("aarch64") else "memory", fma_ports=2, fma_latency=4,
+               load_ports=2, l1_bytes=32 << 10, l2_bytes=1 << 20, l3_bytes=32 << 20, line_bytes=64, dram_bytes_per_cycle=10.0,
+               l2_bytes_per_cycle=32.0, clock_hz=3e9)
+
+
+AVX512 = _isa("x86_64-linux-gnu", "x86-64-v4", 16, 32)
+AVX2 = _isa("x86_64-linux-gnu", "x86-64-v3", 8, 16)
+A72 = _isa("aarch64-linux-gnu", "cortex-a72", 4, 32, ("+neon",))
+
+
+def _native(isa: Isa) -> bool:
+    if platform.machine() != isa.arch:
+        return False
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf8") if Path("/proc/cpuinfo").exists() else ""
+    return {"x86-64-v4": "avx512bw", "x86-64-v3": "avx2"}.get(isa.mcpu, "") in flags
+
+
+def _runs(isa: Isa) -> str | None:
+    """Why this machine cannot run kernels of an ISA, or None."""
+    if _native(isa):
+        return None
+    if isa.arch == "aarch64":
+        return next((f"{tool} is not installed" for tool in ("aarch64-linux-gnu-gcc", "qemu-aarch64") if not shutil.which(tool)), None)
+    return f"this CPU does not run {isa.mcpu}"
+
+
+def on(*isas: Isa) -> list[Any]:
+    """Parameters for pytest, those that cannot run here marked as skipped."""
+    return [pytest.param(i, id=i.mcpu, marks=[pytest.mark.skip(reason=why)] if (why := _runs(i)) else []) for i in isas]
+
+
+ISAS = on(AVX512, AVX2, A72)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a kernel answered: its return code, and its outputs in the order of its arguments."""
+
+    code: int
+    outputs: tuple[Array, ...]
+
+
+def run(plan: KernelPlan, emit: Emit, inputs: Sequence[Array]) -> Outcome:
+    """Run all tasks of a plan on flat inputs (weights among them, in argument order); AssertionError when it crashes or tasks interfere."""
+    given = iter(inputs)
+    arrays = []
+    for arg in plan.args:
+        if arg.role in ("input", "weight"):
+            array = np.ascontiguousarray(next(given)).reshape(-1)
+            assert array.dtype == numpy_dtype(arg.dtype), (arg, array.dtype)
+            assert array.size == arg.elements, (arg, array.size)
+        else:
+            array = np.full(arg.elements * numpy_dtype(arg.dtype).itemsize, 0xFF, np.uint8).view(numpy_dtype(arg.dtype))
+        arrays.append(array)
+    assert next(given, None) is None, "more inputs than arguments"
+    execute = _execute_native if _native(plan.isa) else _execute_qemu
+    folder = _compiled(plan, emit)
+    whole, parts = (execute(plan, folder, arrays, split) for split in (False, True))
+    assert whole.code == parts.code or whole.code != 0
+    if whole.code == 0:
+        for a, b in zip(whole.outputs, parts.outputs, strict=True):
+            assert a.tobytes() == b.tobytes(), "the result depends on how the tasks are run"
+    return whole
+
+
+def scatter(array: Array, layout: Layout | None = None) -> Array:
+    """A tensor as it lies in memory in a layout; padding of incomplete blocks is NaN (or the largest number)."""
+    view = View.of(array.shape, layout)
+    size = layout.elements(array.shape) if layout else array.size
+    flat = np.full(size * array.itemsize, 0xFF, np.uint8).view(array.dtype)
+    flat[offsets(view)] = array.reshape(-1)
+    return flat
+
+
+def offsets(view: View) -> Array:
+    """The offset of every element of a view, in row-major order of its index space."""
+    total = np.zeros((1,) * len(view.axes), np.int64)
+    for k, axis in enumerate(view.axes):
+        along = np.array([axis.at(i) for i in range(axis.extent)], np.int64)
+        total = total + along.reshape([-1 if k == a else 1 for a in range(len(view.axes))])
+    return np.broadcast_to(total, view.shape).reshape(-1)
+
+
+def gathered(flat: Array, view: View) -> Array:
+    """The tensor that lies in memory as a view says."""
+    return flat[offsets(view)].reshape(view.shape)
+
+
+def ulps(found: Array, exact: Array) -> Array:
+    """The distance of f32 numbers to float64 references, in units of the last place of the rounded reference; inf and NaN must agree."""
+    rounded = exact.astype(np.float32)
+    same = (found == rounded) | (np.isnan(found) & np.isnan(rounded))
+    spacing = np.spacing(np.abs(np.where(np.isfinite(rounded), rounded, np.float32(1)))).astype(np.float64)
+    with np.errstate(all="ignore"):
+        distance = np.abs(found.astype(np.float64) - exact) / spacing
+    distance = np.where(np.isfinite(found) & np.isfinite(rounded), distance, np.inf)
+    return np.where(same & ~np.isfinite(distance), 0.0, distance)
+
+
+@cache
+def _workspace() -> Path:
+    return Path(tempfile.mkdtemp(prefix="edgec-kernels-"))
+
+
+@cache
+def _compiled(plan: KernelPlan, emit: Emit) -> Path:
+    from edgec.codegen.lower import build  # noqa: PLC0415  TVM takes seconds to import
+    folder = Path(tempfile.mkdtemp(dir=_workspace()))
+    build(emit(plan, "kernel"), plan.isa.llvm_target()).write_to_file(str(folder / "k.o"), "o")
+    names = subprocess.run(["nm", "-u", folder / "k.o"], capture_output=True, text=True, check=True).stdout.split()
+    assert set(names) - {"U"} <= ALLOWED, f"undefined symbols {set(names) - {'U'} - ALLOWED}"
+    if _native(plan.isa):
+        subprocess.run(["gcc", "-shared", "-o", folder / "k.so", folder / "k.o", "-lm"], check=True)
+    else:
+        subprocess.run(["aarch64-linux-gnu-gcc", "-static", "-O1", "-w", "-o", folder / "k", _main(), folder / "k.o", "-lm"], check=True)
+    return folder
+
+
+class _Guarded:
+    """Shared memory with an inaccessible page on either side; the array touches the upper one, or the lower."""
+
+    def __init__(self, array: Array, *, low: bool) -> None:
+        page = mmap.PAGESIZE
+        room = -(-max(array.nbytes, 1) // page) * page
+        self._map = mmap.mmap(-1, room + 2 * page)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        libc = ctypes.CDLL(None)
+        for guard in (start, start + page + room):
+            assert libc.mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(page), 0) == 0
+        self.address = start + page + (0 if low else room - array.nbytes)
+        self.array = np.frombuffer(self._map, array.dtype, array.size, self.address - start)
+        self.array[:] = array
+
+
+def _execute_native(plan: KernelPlan, folder: Path, arrays: Sequence[Array], split: bool) -> Outcome:  # noqa: FBT001
+    guarded = [_Guarded(a, low=split) for a in arrays]
+    code = _Guarded(np.zeros(1, np.int32), low=True)
+    pointers = [ctypes.c_void_p(g.address) for g in guarded]
+    kernel = ctypes.CDLL(str(folder / "k.so")).kernel
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        for begin, end in _ranges(plan.tasks, split):
+            code.array[0] = code.array[0] or kernel(*pointers, begin, end)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    where = "after the lower" if split else "before the upper"
+    assert status == 0, f"the kernel crashed with operands {where} guard page: {signal.strsignal(os.WTERMSIG(status))}"
+    return Outcome(int(code.array[0]), tuple(g.array.copy() for g, a in zip(guarded, plan.args, strict=True) if a.role == "output"))
+
+
+def _execute_qemu(plan: KernelPlan, folder: Path, arrays: Sequence[Array], split: bool) -> Outcome:  # noqa: FBT001
+    (folder / "in").write_bytes(b"".join(a.tobytes() for a in arrays))
+    sizes = [str(a.nbytes) for a in arrays]
+    command = ["qemu-aarch64", "-cpu", plan.isa.mcpu, folder / "k", folder / "in", folder / "out", str(plan.tasks), str(int(split)), *sizes]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"the kernel crashed under qemu: exit code {done.returncode}; {done.stderr}"
+    data, at, outputs = (folder / "out").read_bytes(), 0, []
+    for array, arg in zip(arrays, plan.args, strict=True):
+        if arg.role == "output":
+            outputs.append(np.frombuffer(data, array.dtype, array.size, at).copy())
+        at += array.nbytes
+    return Outcome(int(done.stdout), tuple(outputs))
+
+
+def _ranges(tasks: int, split: bool) -> list[tuple[int, int]]:  # noqa: FBT001
+    return [(t, t + 1) for t in reversed(range(tasks))] if split else [(0, tasks)]
+
+
+@cache
+def _main() -> Path:
+    """An object file for aarch64: reads operands from a file, runs `kernel` on them between guard pages, writes them to another."""
+    calls = "\n".join(f"case {n}: return kernel({', '.join(f'p[{i}]' for i in range(n))}, b, e);" for n in range(1, 17))
+    source = _workspace() / "main.c"
+    source.write_text(_MAIN.replace("CALLS", calls), encoding="utf8")
+    subprocess.run(["aarch64-linux-gnu-gcc", "-O1", "-w", "-c", "-o", source.with_suffix(".o"), source], check=True)
+    return source.with_suffix(".o")
+
+
+_MAIN = r"""
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+int32_t kernel();
+static int32_t call(int n, void** p, int32_t b, int32_t e) {
+  switch (n) { CALLS }
+  abort();
+}
+int main(int argc, char** argv) {
+  FILE* in = fopen(argv[1], "rb");
+  int32_t tasks = atoi(argv[3]), split = atoi(argv[4]), n = argc - 5, code = 0;
+  const size_t page = 65536;
+  void* p[16];
+  for (int i = 0; i < n; i++) {
+    size_t size = atol(argv[5 + i]), room = (size + page - 1) / page * page + (size == 0) * page;
+    char* base = mmap(0, room + 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    mprotect(base, page, PROT_NONE);
+    mprotect(base + page + room, page, PROT_NONE);
+    p[i] = base + page + (split ? 0 : room - size);
+    if (fread(p[i], 1, size, in) != size) return 2;
+  }
+  if (!split) code = call(n, p, 0, tasks);
+  else for (int32_t t = tasks - 1; t >= 0; t--) { int32_t c = call(n, p, t, t + 1); if (!code) code = c; }
+  FILE* out = fopen(argv[2], "wb");
+  for (int i = 0; i < n; i++) fwrite(p[i], 1, atol(argv[5 + i]), out);
+  fclose(out);
+  printf("%d\n", code);
+  return 0;
+}
+"""
