@@ -52,7 +52,7 @@ class Context:
     target: "Target | None" = None
     disabled: frozenset[str] = frozenset()
     limit: int | None = None
-    options: Mapping[str, Any] = _EMPTY
+    options: Mapping[str, Any] = field(default_factory=lambda: _EMPTY)
     step: str = ""
     trace: list[Rewrite] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
