@@ -195,12 +195,21 @@ def _fill_list(made: AttributeProto, items: list[Any], kind: int) -> None:
 
 
 @cache
+def schema_of(op: str) -> onnx.defs.OpSchema | None:
+    """What onnx knows of an operator at its normalized version, or at the last one that was not deprecated; None when nothing."""
+    domain, name = split_op(op)
+    version = VERSIONS.get(domain, 1)
+    if not onnx.defs.has(name, version, domain):
+        return None
+    schema = onnx.defs.get_schema(name, version, domain)
+    return onnx.defs.get_schema(name, schema.since_version - 1, domain) if schema.deprecated and schema.since_version > 1 else schema
+
+
+@cache
 def attribute_kinds(op: str) -> Mapping[str, int]:
     """The AttributeProto type of each attribute of an operator; empty for operators that onnx does not know."""
-    domain, name = split_op(op)
-    if not onnx.defs.has(name, domain):
-        return {}
-    return {k: int(a.type) for k, a in onnx.defs.get_schema(name, VERSIONS.get(domain, 1), domain).attributes.items()}
+    schema = schema_of(op)
+    return {} if schema is None else {k: int(getattr(a.type, "value", a.type)) for k, a in schema.attributes.items()}
 
 
 def node_proto(node: Node, inputs: Iterable[str], outputs: Iterable[str], name: str = "") -> NodeProto:
