@@ -22,6 +22,9 @@ _STORE = 0.75           # cycles to set up and store one accumulator, fitted
 _FEW = 1.03             # too few accumulators to hide the latency of all of them in practice, fitted
 _MANY = 0.003           # each accumulator beyond twice the latency lengthens the code of a tile for nothing, fitted
 _SPILL = 1.25           # some accumulators live in memory: measured 1.3 to 2, enough to lose against every tile that fits
+_STREAM = 0.5           # of the second level's nominal speed, what a stream of weights between multiplications reaches, measured
+_SHARE = 0.3            # of the cycles of such a stream, how many the multiplications do not hide, fitted
+_LOAD = 0.08            # of the cycles of loads, how many the multiplications do not hide, fitted
 _PIECE = 0.003          # each further kind of tile is code of its own, fitted
 
 
@@ -61,6 +64,10 @@ def tile_cycles(isa: Isa, tw: int, nb: int, k: int, *, lane: bool = False) -> fl
         cycles *= _FEW
     if not fits(isa, tw, nb, lane=lane):
         cycles *= _SPILL
+    cycles += _LOAD * loads / isa.load_ports
+    step = (nb * isa.lanes + tw) * 4
+    if k * nb * isa.lanes * 4 > isa.l1_bytes / 4 and isa.l2_bytes_per_cycle:  # every tile reads weights and inputs anew, from the second level
+        cycles = max(cycles, step / (_STREAM * isa.l2_bytes_per_cycle)) + _SHARE * step / isa.l2_bytes_per_cycle
     cycles *= 1 + _MANY * max(0, accumulators - 2 * hidden)
     return k * cycles + _STORE * accumulators
 
@@ -90,7 +97,7 @@ def _pieces(total: int, size: int) -> list[tuple[int, int]]:
 
 
 def bytes_per_cycle(isa: Isa, footprint: float) -> float:
-    """Return how fast one core reads from the smallest level that holds `footprint` bytes; a level whose speed is unknown is passed over."""
+    """Return how fast one core reads from the smallest level that holds `footprint` bytes and whose speed is known."""
     l1_speed = float(isa.load_ports * isa.lanes * 4)
     levels = ((isa.l1_bytes, l1_speed), (isa.l2_bytes, isa.l2_bytes_per_cycle), (isa.l3_bytes, isa.l3_bytes_per_cycle))
     speeds = [speed for size, speed in levels if footprint <= size and speed]
@@ -148,7 +155,7 @@ _LIKE = {"u8": "i8", "bf16": "f16"}
 
 
 def energy(macs: float, dram: float, dtype: str, table: str = "45nm", sram: float = 0.0) -> Energy:
-    """Estimate the energy of multiply-accumulates in a dtype and of bytes from DRAM and from on-chip memory; UsageError lists what there is."""
+    """Estimate the energy of multiply-accumulates in a dtype and of bytes from DRAM and on-chip memory; UsageError lists tables, dtypes."""
     if table not in ENERGY:
         raise UsageError(f"no energy table is called {table}; there are {', '.join(ENERGY)}")
     chosen = ENERGY[table]

@@ -80,4 +80,13 @@ class Isa:
         )
 
 
+
+def cpu_isa(target: "Target") -> Isa:
+    """Collect the facts of a target's first CPU unit; UsageError when it has none."""
+    for unit in target.units.values():
+        if unit.kind == "cpu":
+            return Isa.of(unit, target)
+    raise UsageError(f"target {target.name} has no unit of kind cpu")
+
+
 _FIELDS = {"triple", "mcpu", "mattr", "vector", "registers", "broadcast", "fma_ports", "fma_latency", "load_ports", "clock"}

@@ -6,11 +6,12 @@ only if `edgec.kernels.plan` answers with a plan for it: no region without an em
 
 from collections.abc import Sequence
 
+from edgec.errors import UsageError
 from edgec.ir.edit import attributes, origins, prune, splice
 from edgec.ir.graph import Graph, Node, Value
 from edgec.ir.layout import Layout, View
 from edgec.ir.types import Tensor
-from edgec.isa import Isa
+from edgec.isa import Isa, cpu_isa
 from edgec.kernels.base import Operands
 from edgec.kernels.expr import ELEMENTWISE
 from edgec.kernels.plan import plan
@@ -23,9 +24,9 @@ _MAX_EPILOGUE = 24
 
 def run(graph: Graph, context: Context) -> Graph:
     """The graph whose nodes are kernels, views of tensors, and what no kernel is written for."""
-    isa = Isa.of_target(context.target) if context.target is not None else None
-    if isa is None:
-        return graph
+    if context.target is None:
+        raise UsageError("cluster needs a target")
+    isa = cpu_isa(context.target)
     return _Cluster(graph, isa, int(context.options.get("max_epilogue", _MAX_EPILOGUE)), context).run()
 
 
@@ -111,7 +112,7 @@ class _Cluster:
         node = self._node(region)
         answer = plan(node, self.isa, self.operands)
         if isinstance(answer, str):
-            self.context.notes.append(f"{region[0].label}: {answer}")
+            self.context.note(f"{region[0].label}: {answer}")
             return None
         return node
 

@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from edgec.errors import UsageError
 from edgec.ir.edit import retype
 from edgec.ir.graph import Graph, Node, Value
 from edgec.ir.layout import Layout
 from edgec.ir.types import Tensor
-from edgec.isa import Isa
+from edgec.isa import Isa, cpu_isa
 from edgec.pipeline import Context
 from passes.cluster import image_layout
 
@@ -23,9 +24,9 @@ _Want = Layout | str | None
 
 def run(graph: Graph, context: Context) -> Graph:
     """The graph whose values carry their layouts (None is row-major)."""
-    isa = Isa.of_target(context.target) if context.target is not None else None
-    if isa is None:
-        return graph
+    if context.target is None:
+        raise UsageError("layout needs a target")
+    isa = cpu_isa(context.target)
     layouts = _Layouts(graph, isa).run()
     types = {v: replace(v.tensor, layout=layout) for v, layout in layouts.items() if v.tensor.layout != layout}
     return retype(graph, types)[0] if types else graph

@@ -6,12 +6,12 @@ from math import prod
 
 from edgec.ir.graph import Value
 from edgec.ir.layout import Axis, View
+from edgec.cost import choose_tile
 from edgec.isa import Isa
 from edgec.kernels import plan_window
-from edgec.kernels.base import Arg, Epilogue, Load, Operands, Planned, extent, fuse_axes, loads_of, traffic
+from edgec.kernels.base import Arg, Epilogue, Load, Operands, Planned, extent, fuse_axes, loads_of, traffic, vectors
 from edgec.kernels.contract import ContractPlan, Taps, phases, run_length
 from edgec.kernels.region import Region
-from edgec.kernels.tile import choose, groups_of
 
 _TASKS = 16
 """Tasks that a kernel offers to threads when it is large enough."""
@@ -129,9 +129,10 @@ def _contraction(region: Region, isa: Isa, operands: Operands, views: Sequence[V
     reduction = (x.axes[1].extent // groups) * kernel[0] * kernel[1] // max(1, len(ys) * len(xs))
     count = sum(t.out_count for t in ys)
     width = max(t.out_count for t in xs)
-    tile = choose(isa, count * len(xs), width, channels, max(1, reduction), lane=lane, lanes=lanes)
-    widths = groups_of(channels, lanes, tile.vectors)
-    unroll = _unroll(chunk, tile.columns * tile.vectors, isa.lanes if lane else 1)
+    along = vectors(channels, lanes)
+    tile = choose_tile(isa, along, width, max(1, reduction), rows=count * len(xs), lane=lane)
+    widths = tuple(along[i:i + tile.nb] for i in range(0, len(along), tile.nb))
+    unroll = _unroll(chunk, tile.tw * tile.nb, isa.lanes if lane else 1)
     macs = n * groups * channels * reduction * count * sum(t.out_count for t in xs)
     fixed = n * groups * len(widths)
     row_chunks = max(1, min(min(t.out_count for t in ys), -(-_TASKS // fixed), macs // (_TASK_MACS * fixed)))
@@ -143,7 +144,7 @@ def _contraction(region: Region, isa: Isa, operands: Operands, views: Sequence[V
     args += [Arg("input", v.tensor.dtype, extent(view)) for v, view in zip(region.operands, loads, strict=True)]
     args.append(Arg("output", region.result.dtype, extent(y)))
     plan = ContractPlan(
-        isa, tuple(args), fixed * row_chunks, x=x, y=y, ys=ys, xs=xs, kernel=kernel, groups=groups, widths=widths, columns=tile.columns,
+        isa, tuple(args), fixed * row_chunks, x=x, y=y, ys=ys, xs=xs, kernel=kernel, groups=groups, widths=widths, columns=tile.tw,
         unroll=unroll, chunk=chunk, row_chunks=row_chunks, bias=bias is not None, w=w, name=name, form=form,
         epilogue=Epilogue(region.expr, tuple(Load(first + i, v) for i, v in enumerate(loads))),
         macs=macs, bytes=traffic(args), cycles=tile.cycles * n * groups)

@@ -6,8 +6,11 @@ from tvm.script.ir_builder import tirx as T  # noqa: N812
 from edgec.kernels.contract import Taps
 from edgec.kernels.emit.core import Accumulators, Index, Kernel, Vector, const, function, loop, when
 from edgec.kernels.emit.elementwise import epilogue
-from edgec.kernels.emit.functions import maximum
+from edgec.kernels.emit.functions import OPERATIONS
+from edgec.kernels.expr import Instr
 from edgec.kernels.window import WindowPlan, row_classes
+
+_MAX = Instr("Max", (0, 1))
 
 
 def emit(plan: WindowPlan, symbol: str) -> tirx.PrimFunc:
@@ -101,7 +104,7 @@ class _Window:
     def _step(self, acc: Vector, value: Vector, weight: Vector | None, width: int) -> Vector:
         if self.plan.op == "depthwise":
             return acc + value * weight
-        return acc + value if self.plan.op == "average" else maximum(acc, value, "f32", width)
+        return acc + value if self.plan.op == "average" else OPERATIONS["Max"](_MAX, [acc, value], ["f32", "f32"], width)
 
     def _finish(self, value: Vector, taken: int, y: Index, x: Index, i: int, width: int) -> Vector:
         if self.plan.op != "average":

@@ -1,0 +1,120 @@
+"""The whole flow of a build, from an ONNX model to a bundle: import, passes, schedule, kernels, files."""
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgec import access
+from edgec.codegen.bundle import write_bundle
+from edgec.codegen.object import compile_kernels
+from edgec.codegen.schedule import Schedule, schedule
+from edgec.errors import Cancelled, UsageError
+from edgec.ir.graph import Graph
+from edgec.isa import Isa, cpu_isa
+from edgec.onnx import Model, import_model
+from edgec.pipeline import Context, Watch, run_passes
+from edgec.session import Bundle
+from edgec.target import Target, find
+
+Progress = Callable[[str, int, int], None]
+"""Hears (what is done now, steps done, steps in all); may raise Cancelled."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """Everything a build knows before files are written: the final graph, its schedule, and what the passes noted and did."""
+
+    graph: Graph
+    schedule: Schedule
+    target: Target
+    isa: Isa
+    context: Context
+
+
+def build(  # noqa: PLR0913  one keyword for each flag of the command line
+    model: Model, target: str | Path = "host", output: str | Path | None = None, *, shapes: Mapping[str, Sequence[int]] | None = None,
+    dims: Mapping[str, int] | None = None, inputs: Sequence[str] | None = None, outputs: Sequence[str] | None = None, threads: int = 1,
+    optimize_for: str = "speed", exact: bool = False, name: str | None = None, cc: str | None = None, jobs: int | None = None,
+    cache: Path | None = None, progress: Progress | None = None, cancelled: Callable[[], bool] | None = None, watch: Watch | None = None,
+    disabled: Sequence[str] = (), limit: int | None = None, notes: list[str] | None = None,
+) -> Bundle:
+    """Build a model (path, bytes or ModelProto) for a target and write the bundle; returns it, opened but not loaded.
+
+    `shapes` and `dims` bind what the model leaves open, `inputs` and `outputs` cut it. `threads` is what the bundle runs with unless told
+    otherwise; code and results do not depend on it. Nothing is printed: `progress` hears each step, `notes` gets sentences worth reading.
+    Raises the errors of edgec.errors; nothing is half-written.
+    """
+    if optimize_for not in ("speed", "size"):
+        raise UsageError(f"-O is speed or size, not {optimize_for}")
+    tell = _teller(progress, cancelled)
+    notes = notes if notes is not None else []
+    tell("import", 0, 1)
+    graph = import_model(model, shapes=shapes, dims=dims, inputs=inputs, outputs=outputs, static=True, notes=notes)
+    name = name or (Path(model).stem if isinstance(model, str | Path) else graph.name or "model")
+    made = compile_graph(graph, target, name, progress=progress, cancelled=cancelled, watch=watch, disabled=disabled, limit=limit)
+    objects = compile_kernels(made.schedule.plans, made.isa, jobs=jobs, cache_dir=cache, progress=lambda d, n, _: tell("kernels", d, n),
+                              cancelled=cancelled, note=notes.append, origins=_origins(made.schedule))
+    tell("bundle", 0, 1)
+    place = Path(output) if output is not None else Path(f"{name}.{made.target.name}.edgec")
+    write_bundle(place, made.schedule.program, made.schedule.weights, objects, isa=made.isa, target=made.target.name,
+                 target_text=made.target.text(), model_sha256=_digest(model), cc=cc, passes=tuple(dict.fromkeys(s for s, _ in made.context.times)),
+                 options={"threads": threads, "optimize_for": optimize_for, "exact": exact, "shapes": {k: list(v) for k, v in (shapes or {}).items()},
+                          "dims": dict(dims or {}), "inputs": list(inputs or ()), "outputs": list(outputs or ())},
+                 extra={"notes": [*notes, *made.context.notes], "report": report(made)})
+    notes += made.context.notes
+    tell("bundle", 1, 1)
+    return Bundle(place)
+
+
+def compile_graph(graph: Graph, target: str | Path, name: str, *, progress: Progress | None = None, cancelled: Callable[[], bool] | None = None,
+                  watch: Watch | None = None, disabled: Sequence[str] = (), limit: int | None = None) -> Built:
+    """All passes and the schedule: everything but machine code."""
+    machine = find(target)
+    context = Context(machine, frozenset(disabled), limit)
+    tell = _teller(progress, cancelled)
+    passes = access.module("passes.catalog")
+    watch = watch or Watch()
+    told = Watch(watch.verify, watch.dump, watch.stop_after, watch.crashes, lambda step: tell(step, 0, 1))
+    final = run_passes(graph, passes.DEFAULT, passes.CATALOG, context, told)
+    isa = cpu_isa(machine)
+    tell("schedule", 0, 1)
+    return Built(final, schedule(final, isa, re.sub(r"\W", "_", name)), machine, isa, context)
+
+
+def optimize(graph: Graph, target: str | Path | None = None, passes: str | Sequence[str] | None = None) -> Graph:
+    """The graph after a pipeline: the default one for a target, else the one that needs none, unless `passes` says which."""
+    known = access.module("passes.catalog")
+    pipeline = passes if passes is not None else known.DEFAULT if target is not None else known.PORTABLE
+    return run_passes(graph, pipeline, known.CATALOG, Context(find(target) if target is not None else None))
+
+
+def report(made: Built) -> dict[str, Any]:
+    """Figures of a build that need no run: operations, predicted time, sparsity of the weights, energy."""
+    program = made.schedule.program
+    cycles = sum(program.kernels[s.kernel].cycles for s in program.steps)
+    zeros = sum(int((a == 0).sum()) for a in made.graph.weights.values() if a.dtype.kind in "fiu")
+    total = sum(a.size for a in made.graph.weights.values() if a.dtype.kind in "fiu")
+    return {"macs": sum(program.kernels[s.kernel].macs for s in program.steps), "predicted_ms": cycles / made.isa.clock_hz * 1e3,
+            "weight_sparsity": zeros / total if total else 0.0, "kernels": len(program.steps)}
+
+
+def _origins(made: Schedule) -> dict[str, str]:
+    return {s.kernel: s.origin for s in reversed(made.program.steps)}
+
+
+def _teller(progress: Progress | None, cancelled: Callable[[], bool] | None) -> Progress:
+    def tell(step: str, done: int, total: int) -> None:
+        if cancelled is not None and cancelled():
+            raise Cancelled("the build was cancelled")
+        if progress is not None:
+            progress(step, done, total)
+    return tell
+
+
+def _digest(model: Model) -> str:
+    if isinstance(model, str | Path):
+        return hashlib.sha256(Path(model).read_bytes()).hexdigest()
+    return hashlib.sha256(model if isinstance(model, bytes) else model.SerializeToString(deterministic=True)).hexdigest()
