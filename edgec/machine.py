@@ -158,13 +158,15 @@ class Target:
         reasons: list[str] = []
         for line in reversed([line for line in self.units[unit].lines if line.speaks_of(op)]):
             if isinstance(line.said, Never):
-                return Verdict(runs=False, reason=f"{unit} never runs {op}" + (f": {line.said.because}" if line.said.because else ""))
+                because = f": {line.said.because}" if line.said.because else ""
+                why = f"{_only(unit, op, reasons)}; else never" if reasons else f"{unit} never runs {op}"
+                return Verdict(runs=False, reason=why + because)
             failed = [reason for condition in line.said.when if (reason := _unmet(condition, known))]
             if not failed:
                 return Verdict(runs=True, cost=_cost(line, known))
             reasons.append(failed[0])
         if reasons:
-            return Verdict(runs=False, reason=f"{unit} runs {op} only when {'; or when '.join(reasons)}")
+            return Verdict(runs=False, reason=_only(unit, op, reasons))
         return Verdict(runs=False, reason=f"target {self.name} does not say that {unit} runs {op}")
 
     def text(self) -> str:
@@ -176,6 +178,10 @@ class Target:
         for name, facts in self.memories.items():
             lines.append(f"  memory {name} {{ {'  '.join(_settings('memory', facts, ''))} }}")
         return "\n".join([*lines, "}", ""])
+
+
+def _only(unit: str, op: str, reasons: Sequence[str]) -> str:
+    return f"{unit} runs {op} only when {', or when '.join(reasons)}"
 
 
 def _unmet(condition: Expr, known: Mapping[str, Any]) -> str:
@@ -215,7 +221,7 @@ def _settings(scope: Scope, facts: Mapping[str, Any], indent: str) -> list[str]:
 
 
 def show(scope: Scope, name: str, value: Any) -> str:
-    """The value of a fact as one would write it, in the largest unit that says it exactly."""
+    """The value of a fact as one would write it, in the unit that says it exactly with the fewest letters."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
@@ -225,7 +231,7 @@ def show(scope: Scope, name: str, value: Any) -> str:
     unit = FACTS[scope][name].unit if name in FACTS[scope] else ""
     scales = ((f"{prefix}{unit}", quantity(f"1 {prefix}{unit}")) for prefix in _PREFIXES.get(unit, ()))
     written = (f"{_digits(value / scale)} {name}" for name, scale in scales if value >= scale)
-    return next((w for w in written if quantity(w) == value), f"{_digits(value)} {unit}".rstrip())
+    return min((w for w in written if quantity(w) == value), key=len, default=f"{_digits(value)} {unit}".rstrip())
 
 
 def _digits(value: float) -> str:

@@ -25,26 +25,33 @@ def find(name_or_path: str | Path) -> Target:
     """
     wanted = str(name_or_path)
     if isinstance(name_or_path, Path) or os.sep in wanted or ".target" in wanted:
-        path, _, name = wanted.rpartition(":") if not Path(wanted).exists() and ".target:" in wanted else (wanted, "", "")
+        both = ".target:" in wanted and not Path(wanted).exists()
+        path, _, name = wanted.rpartition(":") if both else (wanted, "", "")
         return from_text(_content(Path(path)), path, name)
     said = _all()
     if wanted == HOST:
         return _host(said)
     name = _aliases(said).get(wanted, wanted)
     if name not in said:
-        if Path(wanted).exists() or Path(f"{wanted}.target").exists():
-            raise UsageError(f"no target is called {wanted}; to read a file, give its path, such as ./{wanted}.target")
+        for file in (wanted, f"{wanted}.target"):
+            if Path(file).is_file():
+                raise UsageError(f"no target is called {wanted}; to read the file, write ./{file}")
         near = guess(wanted, (*said, *_aliases(said), HOST))
         raise UsageError(f"no target is called {wanted}{near or '; `edgec targets` lists all'}")
     return resolve(name, said)
 
 
 def from_text(text: str, path: str = "<text>", name: str = "") -> Target:
-    """The last target of a text, or the one of that name. Its parents may stand in the text or be known; what stands in the text goes first."""
+    """The last target of a text, or the one of that name; its parents stand in the text or else are known by name.
+
+    A text that needs no others, such as Target.text(), means the same wherever it is read.
+    """
     said = {s.said.name: s for s in parse(text, path)}
     if name and name not in said:
         raise UsageError(f"{path} describes no target {name}{guess(name, said)}; it has {', '.join(said)}")
-    resolved = [resolve(each, {**_all(), **said}) for each in said]  # all of them, so that a mistake anywhere in a file is told
+    alone = all(parent.name in said for s in said.values() for parent in s.said.parents)
+    around = said if alone else {**_all(), **said}
+    resolved = [resolve(each, around) for each in said]  # all of them, so that a mistake anywhere in a file is told
     return next(t for t in resolved if t.name == name) if name else resolved[-1]
 
 

@@ -215,8 +215,9 @@ def _check_unread(target: Target, groups: Iterable[tuple[Scope, str, Mapping[str
         read |= {part.name for e in exprs for part in walk(e) if isinstance(part, Name | Member)}
     for scope, _, settings in groups:
         for name, s in settings.items():
-            if name not in FACTS[scope] and name not in read and (hint := guess(name, FACTS[scope], 0.75)):
-                s.said.wrong(f"nothing reads {name}{hint}", s.setting.at)
+            meant = next((fact for fact in FACTS[scope] if one_slip(name, fact)), "")
+            if meant and name not in FACTS[scope] and name not in read:
+                s.said.wrong(f"nothing reads {name}; did you mean {meant}?", s.setting.at)
 
 
 def _note(said: Said, at: Place) -> str:
@@ -238,7 +239,15 @@ def _comment(line: str) -> str:
     return found[1].strip() if found else ""
 
 
-def guess(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+def guess(word: str, known: Iterable[str]) -> str:
     """`; did you mean …?` when something known is spelled like a word, else nothing."""
-    close = difflib.get_close_matches(word, list(known), 1, cutoff)
+    words = list(known)
+    close = [w for w in words if one_slip(word, w)] or difflib.get_close_matches(word, words, 1)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def one_slip(word: str, meant: str) -> bool:
+    """Whether one letter too many, too few, wrong, or swapped with its neighbor makes the difference."""
+    start = next((i for i, (a, b) in enumerate(zip(word, meant, strict=False)) if a != b), min(len(word), len(meant)))
+    a, b = word[start:], meant[start:]
+    return word != meant and (a[1:] == b[1:] or a[1:] == b or a == b[1:] or (a[:2] == b[1::-1] and a[2:] == b[2:]))
