@@ -212,8 +212,8 @@ def test_the_text_of_a_target_needs_no_other(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_text_reads_as_one_would_write_it() -> None:
-    board = from_text('target odd "says \\"hi\\" in ümlauts" { x = 1e-5  y = -3  z = 0.1 GHz  clock = 32768 Hz  f = true  e = []  unit n npu '
-                      '{ runs Conv when not (a1 or f) and x < (y - 1) * 2 cost macs / (y - -1)  never *  a1 = false } '
+    board = from_text('target odd "says \\"hi\\" in ümlauts" { x = 1e-5  y = -3  z = 0.1 GHz  clock = 32768 Hz  f = true  e = [] '
+                      'unit n npu { runs Conv when not (a1 or f) and x < (y - 1) * 2 cost macs / (y - -1)  never *  a1 = false } '
                       'memory m { size = 1536 B  bandwidth = 4.2 GB/s  bytes_per_cycle = 1.5 B/cycle  latency = 1 cycle } }')
     assert board.text() == """\
 target odd "says \\"hi\\" in ümlauts" {
@@ -238,7 +238,8 @@ target odd "says \\"hi\\" in ümlauts" {
     ("memory", "size", 0, "0 B"), ("memory", "size", 1, "1 B"), ("memory", "size", 32768, "32 KiB"), ("memory", "size", 2**30, "1 GiB"),
     ("memory", "size", 10**9 + 1, "1000000001 B"), ("target", "clock", 1_500_000_000, "1.5 GHz"),
     ("target", "clock", 1_234_567_891, "1234567891 Hz"),
-    ("memory", "bandwidth", 999, "999 B/s"), ("unit", "launch", 2000, "2000 cycles"), ("unit", "other", 2000, "2000"), ("unit", "other", 2.0, "2"),
+    ("memory", "bandwidth", 999, "999 B/s"), ("unit", "launch", 2000, "2000 cycles"), ("unit", "other", 2000, "2000"),
+    ("unit", "other", 2.0, "2"),
 ])
 def test_values_are_shown_exactly(scope: str, name: str, value: float, text: str) -> None:
     assert show(scope, name, value) == text  # type: ignore[arg-type]
