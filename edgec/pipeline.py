@@ -10,17 +10,18 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edgec.errors import EdgecError, UsageError
+from edgec.errors import BadInput, EdgecError, UsageError
 from edgec.ir.graph import Graph, Node
+from edgec.ir.types import Tensor, Type
 from edgec.ir.verify import verify
 from edgec.lang import expr
 from edgec.lang.syntax import Repeat, Run, read_pipeline
-from edgec.lang.text import show, show_type
+from edgec.lang.text import save, save_whole, show_type
 
 if TYPE_CHECKING:
     from edgec.target import Target
@@ -113,8 +114,7 @@ def run_passes(graph: Graph, pipeline: str | Sequence[str], catalog: Catalog, co
     if watch.stop_after is not None and watch.stop_after not in _names(steps):
         raise UsageError(f"the pipeline has no step {watch.stop_after} to stop after{_meant(watch.stop_after, _names(steps))}")
     if watch.dump is not None:
-        watch.dump.mkdir(parents=True, exist_ok=True)
-        save(graph, watch.dump / "00-input.edge")
+        save(graph, _folder(watch.dump) / "00-input.edge")
     return _Runner(catalog, context, watch).steps(graph, steps)[0]
 
 
@@ -169,31 +169,24 @@ def show_steps(steps: Iterable[Run | Repeat]) -> str:
     return ",".join(map(one, steps))
 
 
-def save(graph: Graph, path: Path, header: str = "") -> None:
-    """Write a graph as one text file that holds everything, whole or not at all."""
-    text = header + show(graph)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
-        file.write(text)
-    Path(file.name).replace(path)
-
-
 def bisect(graph: Graph, pipeline: str, catalog: Catalog, good: Callable[[Graph], bool], context: Context | None = None) -> Rewrite | None:
-    """The rewrite that first makes a result for which `good` does not hold; None when the whole result is good."""
+    """The rewrite that first makes a result for which `good` does not hold, None when none does; UsageError when it never holds."""
     context = context or Context()
 
     def after(limit: int | None) -> tuple[bool, list[Rewrite]]:
         trial = Context(context.target, context.disabled, limit)  # a context counts, so each trial has its own
         return good(run_passes(graph, pipeline, catalog, trial)), trial.trace
 
-    whole, trace = after(None)
-    if whole:
+    fine, trace = after(None)
+    if fine:
         return None
-    low, high = 0, len(trace)  # `high` rewrites are wrong; `low` - 1 and fewer are good
-    while low < high:
+    if not after(0)[0]:
+        raise UsageError("the graph is wrong before any rewrite, so none is to blame")
+    low, high = 0, len(trace)  # `low` rewrites are good, `high` are not
+    while high - low > 1:
         middle = (low + high) // 2
-        fine, _ = after(middle)
-        low, high = (middle + 1, high) if fine else (low, middle)
-    return trace[high - 1] if high else None
+        low, high = (middle, high) if after(middle)[0] else (low, middle)
+    return trace[high - 1]
 
 
 class _Runner:
@@ -241,9 +234,8 @@ class _Runner:
         context, pipeline = self.context, show_steps([step])
         asks = {"passes": pipeline, "target": context.target.name if context.target else "", "disable": ",".join(sorted(context.disabled))}
         name = hashlib.sha256(f"{graph.name} {message}".encode()).hexdigest()[:8]
-        path = (self.watch.crashes or Path(tempfile.gettempdir())) / f"edgec-crash-{name}.edge"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save(graph, path, f"; {message.splitlines()[0]}\n" + "".join(f"; {k}: {v}\n" for k, v in asks.items() if v))
+        path = _folder(self.watch.crashes or Path(tempfile.gettempdir())) / f"edgec-crash-{name}.edge"
+        save_whole(graph, path, f"; {message.splitlines()[0]}\n" + "".join(f"; {k}: {v}\n" for k, v in asks.items() if v))
         return PassFailed(message, path)
 
 
@@ -254,15 +246,33 @@ def headers(text: str) -> Mapping[str, str]:
 
 
 def interface_changes(old: Graph, new: Graph) -> list[str]:
-    """How the interface of a graph has changed, one sentence each: names, order, or types that were known before."""
+    """How the interface of a graph has changed, one sentence each: names, order, or what was known of types before."""
     wrong: list[str] = []
     for what, before, after in (("input", old.inputs, new.inputs), ("output", old.outputs, new.outputs)):
         if [v.name for v in before] != [v.name for v in after]:
             wrong.append(f"the {what}s were {', '.join(v.name for v in before)} and are {', '.join(v.name for v in after)}")
             continue
         wrong += [f"the {what} {a.name} was {show_type(a.type)} and is {show_type(b.type) if b.type else 'of unknown type'}"
-                  for a, b in zip(before, after, strict=True) if a.type is not None and a.type != b.type]
+                  for a, b in zip(before, after, strict=True) if not _still(a.type, b.type)]
     return wrong
+
+
+def _still(old: Type | None, new: Type | None) -> bool:
+    """Whether a type says what it said; what was unknown may have become known."""
+    if isinstance(old, Tensor) and isinstance(new, Tensor):
+        if old.shape is None:
+            old = replace(old, shape=new.shape)
+        elif new.shape is not None and len(old.shape) == len(new.shape):
+            old = replace(old, shape=tuple(b if a is None else a for a, b in zip(old.shape, new.shape, strict=True)))
+    return old is None or old == new
+
+
+def _folder(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"the folder {path} cannot be written: {error.strerror}") from None
+    return path
 
 
 def _runs(steps: Iterable[Run | Repeat]) -> Iterator[Run]:

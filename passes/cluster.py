@@ -35,7 +35,7 @@ class _Cluster:
         self.graph, self.isa, self.most, self.context = graph, isa, most, context
         self.place = {n: i for i, n in enumerate(graph.nodes)}
         self.taken: dict[Node, Node] = {}
-        self.operands = Operands(lambda v: assumed_view(v, isa), lambda v: v in graph.weights)
+        self.operands = Operands.of(graph.weights, lambda v: assumed_view(v, isa))
 
     def run(self) -> Graph:
         made: dict[Node, list[Node]] = {}

@@ -36,7 +36,8 @@ def run(graph: Graph, context: Context) -> Graph:
         while scope is not None:
             twin = scopes.get(scope, {}).get(key)
             if twin is not None:
-                return twin.outputs if all(edit.may_forward(old, new) for old, new in zip(node.outputs, twin.outputs, strict=True)) else None
+                free = all(edit.may_forward(old, new) for old, new in zip(node.outputs, twin.outputs, strict=True))
+                return twin.outputs if free else None
             scope = scope.outer
         scopes.setdefault(edit, {})[key] = node
         return None

@@ -1,5 +1,7 @@
-"""Graphs in files: the text, and beside it an archive of its big tensors."""
+"""Graphs in files: the text, and beside it, or at its end in comments, an archive of its big tensors."""
 
+import base64
+import io
 import json
 import os
 import tempfile
@@ -17,6 +19,8 @@ from edgec.lang.text_data import bits
 from edgec.lang.text_reader import parse
 from edgec.lang.text_writer import show
 
+_MARK, _WIDTH = "\n; big tensors\n", 120
+
 
 def save(graph: Graph, path: str | os.PathLike[str], header: str = "") -> None:
     """Write a graph's text, behind a header of comments, to `path`, and its big tensors, if it has any, to `path` + `.npz`.
@@ -32,14 +36,29 @@ def save(graph: Graph, path: str | os.PathLike[str], header: str = "") -> None:
     _write(place, lambda file: file.write((header + text).encode()))
 
 
+def save_whole(graph: Graph, path: str | os.PathLike[str], header: str = "") -> None:
+    """Write a graph as one text that holds everything: lines of comments first, and the archive of big tensors in comments at the end."""
+    blobs: dict[str, Array] = {}
+    text, file = header + show(graph, blobs), io.BytesIO()
+    if blobs:
+        _pack(blobs, file)
+        letters = base64.b64encode(file.getvalue()).decode()
+        text += "".join((_MARK[1:], *(f"; {letters[i:i + _WIDTH]}\n" for i in range(0, len(letters), _WIDTH))))
+    _write(Path(path), lambda file: file.write(text.encode()))
+
+
 def load(path: str | os.PathLike[str]) -> Graph:
-    """The graph that `save` wrote; BadInput when a file is missing or broken, SourceError when the text has a mistake."""
+    """The graph that `save` or `save_whole` wrote; BadInput when a file is missing or broken, SourceError when the text has a mistake."""
     place = Path(path)
     try:
         text = place.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{place} cannot be read as a graph: {_reason(error)}") from None
-    return parse(text, str(place), _unpack(_archive(place)) if _archive(place).exists() else {})
+    text, mark, letters = text.partition(_MARK)
+    blobs = _unpack(_archive(place)) if _archive(place).exists() else {}
+    if mark:
+        blobs |= _unpack(io.BytesIO(base64.b64decode(letters.replace("; ", ""))), place)  # other letters are skipped
+    return parse(text + mark[:1], str(place), blobs)
 
 
 def _archive(place: Path) -> Path:
@@ -89,7 +108,7 @@ def _pack_strings(array: Array) -> Array:
     return np.frombuffer(json.dumps(texts).encode(), np.uint8)
 
 
-def _unpack(place: Path) -> dict[str, Array]:
+def _unpack(place: Path | io.BytesIO, shown: Path | None = None) -> dict[str, Array]:
     try:
         with np.load(place, allow_pickle=False) as archive:
             entries = {name: archive[name] for name in archive.files}
@@ -99,7 +118,7 @@ def _unpack(place: Path) -> dict[str, Array]:
             if kind in DTYPES:
                 made[key] = _restore(stored, kind).reshape(tuple(entries[f"{key}.shape"]))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise BadInput(f"{place} is no archive of tensors: {_reason(error)}") from None
+        raise BadInput(f"{shown or place} is no archive of tensors: {_reason(error)}") from None
     return made
 
 

@@ -136,7 +136,7 @@ _SUMS: Mapping[str, Callable[..., Array]] = {
 }
 _one: Any = np.longdouble(1)
 _SMOOTH: Mapping[str, Callable[..., Array]] = {
-    "Exp": np.exp, "Log": np.log, "Pow": np.power, "Sin": np.sin, "Cos": np.cos, "Tan": np.tan, "Tanh": np.tanh, "Sinh": np.sinh, "Cosh": np.cosh,
-    "Sigmoid": lambda x: _one / (_one + np.exp(-x)), "Softplus": lambda x: np.logaddexp(x, np.longdouble(0)), "Atan": np.arctan, "Asin": np.arcsin,
-    "Acos": np.arccos,
+    "Exp": np.exp, "Log": np.log, "Pow": np.power, "Sin": np.sin, "Cos": np.cos, "Tan": np.tan, "Asin": np.arcsin, "Acos": np.arccos,
+    "Atan": np.arctan, "Sinh": np.sinh, "Cosh": np.cosh, "Tanh": np.tanh, "Sigmoid": lambda x: _one / (_one + np.exp(-x)),
+    "Softplus": lambda x: np.logaddexp(x, np.longdouble(0)),
 }

@@ -38,8 +38,10 @@ def drop_same_type(node: Node, edit: Sweep) -> Sequence[Value] | None:
 
 
 def drop_same_shape(node: Node, edit: Sweep) -> Sequence[Value] | None:
-    """Expand, Tile, Slice and Pad whose result has the shape of what they read are no-ops, but for a Slice that turns an axis round
-    and a Pad that cuts as much as it adds."""
+    """Expand, Tile, Slice and Pad whose result has the shape of what they read.
+
+    A Slice may turn an axis round, though, and a Pad may cut as much as it adds.
+    """
     known = shape(node.inputs[0])
     if known is None or known != shape(node.output) or None in known:
         return None
@@ -89,7 +91,8 @@ def concat_of_concat(node: Node, edit: Sweep) -> Sequence[Value] | None:
 def drop_unit_window(node: Node, edit: Sweep) -> Sequence[Value] | None:
     """A pool that looks at one element at a time."""
     kernel, result = node.attrs.get("kernel_shape", ()), dims(node.output)
-    if any(k != 1 for k in kernel) or result is None or result != dims(node.inputs[0]) or any(node.attrs.get("pads") or ()) or len(node.outputs) > 1:
+    moves = any(k != 1 for k in kernel) or any(node.attrs.get("pads") or ())
+    if moves or result is None or result != dims(node.inputs[0]) or len(node.outputs) > 1:
         return None
     return _forward(node, edit, node.inputs[0])
 
@@ -119,7 +122,7 @@ def inline_if(node: Node, edit: Sweep) -> Sequence[Value] | None:
 
 
 def cast_behind_move(node: Node, edit: Sweep) -> Sequence[Value] | None:
-    """A weight that is stored narrow is moved first and widened then, so that the move can be done at build time and the storage stays narrow."""
+    """A weight that is stored narrow is moved first and widened then: the move is done at build time, and the storage stays narrow."""
     cast = edit.producer(node.inputs[0])
     if cast is None or cast.op != "Cast" or edit.constant(cast.inputs[0]) is None or any(edit.constant(v) is None for v in node.inputs[1:]):
         return None
@@ -143,7 +146,8 @@ _UNIT = ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd")
 CHANGES: Changes = {
     **dict.fromkeys(_OPTIONAL, (drop_unread_outputs,)),
     **dict.fromkeys(_UNIT, (drop_unit_reduction,)),
-    "Identity": (drop_identity,), "Dropout": (drop_dropout,), "Cast": (drop_same_type,), "Expand": (drop_same_shape,), "Tile": (drop_same_shape,),
+    "Identity": (drop_identity,), "Dropout": (drop_unread_outputs, drop_dropout), "Cast": (drop_same_type,),
+    "Expand": (drop_same_shape,), "Tile": (drop_same_shape,),
     "Slice": (drop_same_shape, cast_behind_move), "Pad": (drop_same_shape,), "Resize": (drop_same_size,), "Sum": (drop_single,),
     "Mean": (drop_single,), "Max": (drop_single,), "Min": (drop_single,), "Concat": (drop_single, drop_empty_parts, concat_of_concat),
     "MaxPool": (drop_unread_outputs, drop_unit_window), "AveragePool": (drop_unit_window,), "GlobalAveragePool": (drop_unit_window,),

@@ -41,7 +41,7 @@ def positive(axis: int, count: int) -> int:
 
 
 def axes(edit: Sweep, node: Node, count: int, position: int = 1) -> list[int] | None:
-    """The sorted axes that an input or the attribute `axes` of a node names; every axis when neither does; None when they are no constants."""
+    """The sorted axes that an input or the attribute `axes` of a node names, every axis when neither does; None when they are computed."""
     given = node.input(position)
     if given is not None:
         found = ints(edit, given)

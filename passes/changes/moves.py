@@ -48,7 +48,7 @@ def full_pad(node: Node, edit: Sweep) -> Sequence[Value] | None:
         if mode != "constant" or any(start > end for start, end, _ in ranges.values()):
             return None
         source, full = Draft(edit, node).slice(source, ranges), [max(p, 0) for p in full]
-    inputs = (source, node.inputs[1] if full == pads and edit.constant(node.inputs[1]) is not None else edit.integers(f"{node.output.name}.pads", full))
+    inputs = (source, node.inputs[1] if full == pads else edit.integers(f"{node.output.name}.pads", full))
     inputs = (*inputs, node.inputs[2]) if needs_value else inputs
     if inputs == node.inputs and dict(node.attrs) == {"mode": mode}:
         return None
@@ -104,4 +104,5 @@ def space_to_depth(node: Node, edit: Sweep) -> Sequence[Value] | None:
 
 
 CANONICAL: Changes = {"Slice": (full_slice,), "Pad": (full_pad,)}
-CHANGES: Changes = {"Split": (split_into_slices,), "Gather": (gather_as_slice,), "DepthToSpace": (depth_to_space,), "SpaceToDepth": (space_to_depth,)}
+CHANGES: Changes = {
+    "Split": (split_into_slices,), "Gather": (gather_as_slice,), "DepthToSpace": (depth_to_space,), "SpaceToDepth": (space_to_depth,)}

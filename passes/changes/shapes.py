@@ -1,6 +1,7 @@
 """Nodes that are about shapes: known ones become constants, and whatever only renames axes becomes a Reshape."""
 
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 
@@ -23,7 +24,7 @@ def constant_shape(node: Node, edit: Sweep) -> Sequence[Value] | None:
 def constant_size(node: Node, edit: Sweep) -> Sequence[Value] | None:
     """A Size whose answer is known is a weight."""
     known = dims(node.inputs[0])
-    return None if known is None else [edit.weight(node.output.name, np.array(int(np.prod(known, dtype=np.int64)), np.int64))]
+    return None if known is None else [edit.weight(node.output.name, np.array(prod(known), np.int64))]
 
 
 def as_reshape(node: Node, edit: Sweep) -> Sequence[Value] | None:
@@ -38,7 +39,8 @@ def as_reshape(node: Node, edit: Sweep) -> Sequence[Value] | None:
         return None
     if node.op == "Reshape" and ints(edit, node.inputs[1]) == target and bool(node.attrs.get("allowzero")) == (0 in target):
         return None
-    return edit.remake(node, "Reshape", (source, edit.integers(f"{node.output.name}.shape", target)), {"allowzero": 1} if 0 in target else {})
+    shape_now = edit.integers(f"{node.output.name}.shape", target)
+    return edit.remake(node, "Reshape", (source, shape_now), {"allowzero": 1} if 0 in target else {})
 
 
 def reshape_of_reshape(node: Node, edit: Sweep) -> Sequence[Value] | None:
@@ -76,20 +78,15 @@ def positive_axis(node: Node, edit: Sweep) -> Sequence[Value] | None:
 
 
 def positive_axes(node: Node, edit: Sweep) -> Sequence[Value] | None:
-    """The axes of a reduction are there, sorted, and count from the front; one over no axes reduces nothing."""
+    """The axes of a reduction are there, sorted, and count from the front."""
     count, given = rank(node.inputs[0]), ints(edit, node.input(1))
-    if count is None or (node.input(1) is not None and given is None):
+    if count is None or (node.input(1) is not None and given is None) or (not given and node.attrs.get("noop_with_empty_axes", 0)):
         return None
-    if not given:
-        if node.attrs.get("noop_with_empty_axes", 0):
-            return None
-        given_now = list(range(count))
-    else:
-        given_now = sorted(positive(a, count) for a in given)
+    right = sorted(positive(a, count) for a in given) if given else list(range(count))
     attrs = {"keepdims": node.attrs.get("keepdims", 1)}
-    if given == given_now and dict(node.attrs) == attrs:
+    if given == right and dict(node.attrs) == attrs:
         return None
-    return edit.remake(node, inputs=(node.inputs[0], node.input(1) if given == given_now else edit.integers(f"{node.output.name}.axes", given_now)),
+    return edit.remake(node, inputs=(node.inputs[0], node.input(1) if given == right else edit.integers(f"{node.output.name}.axes", right)),
                        attrs=attrs)
 
 
@@ -130,12 +127,13 @@ def cast_like(node: Node, edit: Sweep) -> Sequence[Value] | None:
 
 _AXIS = {"Softmax": -1, "LogSoftmax": -1, "Hardmax": -1, "Concat": None, "Gather": 0, "GatherElements": 0, "ScatterElements": 0, "Split": 0,
          "LayerNormalization": -1, "RMSNormalization": -1, "ArgMax": 0, "ArgMin": 0, "TopK": -1, "OneHot": -1, "LpNormalization": -1}
-_REDUCTIONS = ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum",
-               "ReduceLogSumExp")
+_REDUCTIONS = ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare",
+               "ReduceLogSum", "ReduceLogSumExp")
 _BROADCASTING = ("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Mod", "And", "Or", "Xor", "Equal", "Greater", "Less", "GreaterOrEqual",
                  "LessOrEqual", "Where", "BitwiseAnd", "BitwiseOr", "BitwiseXor")
 CHANGES: Changes = {
     "Shape": (constant_shape,), "Size": (constant_size,), "Flatten": (as_reshape,), "Squeeze": (as_reshape,), "Unsqueeze": (as_reshape,),
-    "Reshape": (as_reshape, reshape_of_reshape), "Transpose": (transpose_as_reshape,), "MatMul": (matmul_of_vectors,), "CastLike": (cast_like,),
-    **dict.fromkeys(_AXIS, (positive_axis,)), **dict.fromkeys(_REDUCTIONS, (positive_axes,)), **dict.fromkeys(_BROADCASTING, (expand_inside,)),
+    "Reshape": (as_reshape, reshape_of_reshape), "Transpose": (transpose_as_reshape,), "MatMul": (matmul_of_vectors,),
+    "CastLike": (cast_like,), **dict.fromkeys(_AXIS, (positive_axis,)), **dict.fromkeys(_REDUCTIONS, (positive_axes,)),
+    **dict.fromkeys(_BROADCASTING, (expand_inside,)),
 }

@@ -8,7 +8,7 @@ from passes.changes.facts import dims
 
 
 def explicit_window(node: Node, edit: Sweep) -> Sequence[Value] | None:
-    """kernel_shape, strides, dilations, group and pads as numbers: `auto_pad`, `output_shape` and `ceil_mode` mean pads that depend on the shape."""
+    """The kernel's shape, strides, dilations, group and pads as numbers; `auto_pad`, `output_shape` and `ceil_mode` become pads."""
     known, result = dims(node.inputs[0]), dims(node.output)
     kernel = node.attrs.get("kernel_shape")
     if kernel is None:
@@ -43,9 +43,7 @@ def explicit_window(node: Node, edit: Sweep) -> Sequence[Value] | None:
         upper = auto == "SAME_UPPER"
         begin = [t // 2 if upper else t - t // 2 for t in total]
         attrs["pads"] = [*begin, *(t - b for t, b in zip(total, begin, strict=True))]
-    if old.get("ceil_mode") and _rounds_down_as_well(node, known, result):
-        if known is None or result is None:
-            return None
+    if old.get("ceil_mode") and _skips_padding(node) and known is not None and result is not None:
         begin = attrs["pads"][:count]
         end = [max((o - 1) * s + e - i - b, 0) for o, s, e, i, b in zip(result[2:], strides, extents, known[2:], begin, strict=True)]
         if all(p < e for p, e in zip(end, extents, strict=True)):
@@ -56,9 +54,9 @@ def explicit_window(node: Node, edit: Sweep) -> Sequence[Value] | None:
     return edit.remake(node, attrs=attrs)
 
 
-def _rounds_down_as_well(node: Node, known: tuple[int, ...] | None, result: tuple[int, ...] | None) -> bool:
-    """Whether the windows that rounding up adds see nothing but padding that does not count."""
-    return known is not None and result is not None and (node.op == "MaxPool" or (node.op == "AveragePool" and not node.attrs.get("count_include_pad")))
+def _skips_padding(node: Node) -> bool:
+    """Whether padding does not count, so that windows which rounding up adds may see more of it."""
+    return node.op == "MaxPool" or (node.op == "AveragePool" and not node.attrs.get("count_include_pad"))
 
 
 CHANGES: Changes = dict.fromkeys(("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool"), (explicit_window,))
