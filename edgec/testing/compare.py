@@ -1,7 +1,7 @@
 """Whether two graphs are the same, apart from the identity of their values; and the first difference in words."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ def difference(a: Graph, b: Graph, *, names: bool = True) -> str | None:
     Compared are structure, names, types, layouts, attributes, devices, origins, bounds, bodies, and weights bit by bit.
     """
     try:
+        for what, left, right in (("input", a.inputs, b.inputs), ("output", a.outputs, b.outputs)):
+            _must([v.name for v in left] == [v.name for v in right], f"the {what}s are {_list(left)} and {_list(right)}")
         _Comparison(names=names).graphs(a, b, "the graph")
     except _Differs as found:
         return str(found)
@@ -42,7 +44,7 @@ class _Comparison:
     def graphs(self, a: Graph, b: Graph, where: str) -> None:
         _must(a.name == b.name, f"{where} is called {a.name} and {b.name}")
         _must(dict(a.bounds) == dict(b.bounds), f"{where} has the bounds {dict(a.bounds)} and {dict(b.bounds)}")
-        self.defined(a.inputs, b.inputs, f"the inputs of {where}", interface=True)
+        self.defined(a.inputs, b.inputs, f"the inputs of {where}")
         self.defined(tuple(a.weights), tuple(b.weights), f"the weights of {where}")
         for (value, x), y in zip(a.weights.items(), b.weights.values(), strict=True):
             _must(same_bits(x, y), f"the weight {value} of {where} differs in shape, dtype or numbers")
@@ -80,10 +82,10 @@ class _Comparison:
         else:
             _must(type(a) is type(b) and a == b, f"{where} is {a!r} and {b!r}")
 
-    def defined(self, a: tuple[Value, ...], b: tuple[Value, ...], where: str, *, interface: bool = False) -> None:
+    def defined(self, a: tuple[Value, ...], b: tuple[Value, ...], where: str) -> None:
         _must(len(a) == len(b), f"{where} are {len(a)} and {len(b)}")
         for x, y in zip(a, b, strict=True):
-            _must(not (self.names or interface) or x.name == y.name, f"among {where} are {x} and {y}")
+            _must(not self.names or x.name == y.name, f"among {where} are {x} and {y}")
             _must(x.type == y.type, f"among {where}, {x} is {_typed(x)} and {_typed(y)}")
             _must(y not in self.taken, f"among {where}, {y} is defined twice")
             self.partner[x] = y
@@ -93,6 +95,10 @@ class _Comparison:
         _must(len(a) == len(b), f"{where} are {len(a)} and {len(b)}")
         for x, y in zip(a, b, strict=True):
             _must((None if x is None else self.partner.get(x, x)) is y, f"among {where} are {x} and {y}")
+
+
+def _list(values: Iterable[Value]) -> str:
+    return ", ".join(map(str, values)) or "none"
 
 
 def _typed(value: Value) -> str:
