@@ -20,7 +20,7 @@ class Toy:
         return self.tasks * self.chunk
 
 
-def emit(plan: Toy, symbol: str) -> Any:  # noqa: ANN401 - a PrimFunc
+def emit(plan: Toy, symbol: str) -> Any:
     from tvm import tirx  # noqa: PLC0415
     from tvm.ir import PointerType, PrimType  # noqa: PLC0415
     from tvm.script.ir_builder import IRBuilder  # noqa: PLC0415

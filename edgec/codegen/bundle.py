@@ -6,10 +6,11 @@
     edgec_rt.c .h libedgec_rt.so    an optional thread pool
     run.py main.c CMakeLists.txt    run it from Python, from C, use it in a project
     NOTICE                          licences of what is inside
+
+The same program, weights and tools give the same bytes.
 """
 
 import hashlib
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,17 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import edgec
-from edgec.codegen import c_source, elf, object as kernels, toolchain, weights  # noqa: I001
+from edgec.codegen import c_source, elf, toolchain, weights
+from edgec.codegen import object as kernels
 from edgec.codegen.cpu import requirements
+from edgec.codegen.manifest import ABI, SCHEMA, file_digest, write_manifest
 from edgec.codegen.program import Program
 from edgec.errors import BadInput, EdgecError
 from edgec.isa import Isa
 
-SCHEMA = 1
 _SYSTEM = frozenset({"getauxval"})
 
 
-def write_bundle(
+def write_bundle(  # noqa: PLR0913 - a build has this much to say
     out_dir: Path, program: Program, tensors: Mapping[int, weights.Data], objects: Mapping[str, bytes], *, isa: Isa, target: str,
     target_text: str = "", options: Mapping[str, object] | None = None, passes: Sequence[str] = (), model_sha256: str = "",
     cc: str | None = None, extra: Mapping[str, object] | None = None,
@@ -114,13 +116,8 @@ def _fill(
     (folder / f"{name}_weights.S").write_text(weights.assembler(name))
     (folder / "main.c").write_text(c_source.example(program))
     manifest = _manifest(name, program, identity, requires, merged, chain, facts)
-    manifest["files"] = {p.name: _file_digest(p) for p in sorted(folder.iterdir())}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    manifest["files"] = {p.name: file_digest(p) for p in sorted(folder.iterdir())}
+    write_manifest(folder, manifest)
 
 
 def _object(
@@ -155,21 +152,17 @@ def _manifest(
     facts: Mapping[str, object],
 ) -> dict[str, Any]:
     return {
-        "schema": SCHEMA, "abi": c_source.ABI, "name": program.name, "c_name": name, "id": identity[:16].hex(), **facts,
-        "requires": {"machine": isa_machine(chain.triple), "cpu": list(requires)},
-        "sizes": {"weights_bytes": program.weights_bytes, "arena_bytes": program.arena_bytes, "arena_lower_bound": program.arena_lower_bound,
-                  "state_bytes": program.state_bytes, "prepared_bytes": program.prepared_bytes, "code_bytes": merged.code_bytes,
-                  "alignment": program.alignment},
+        "schema": SCHEMA, "abi": ABI, "name": program.name, "c_name": name, "id": identity[:16].hex(), **facts,
+        "requires": {"machine": toolchain.machine(chain.triple), "cpu": list(requires)},
+        "sizes": {
+            "weights_bytes": program.weights_bytes, "arena_bytes": program.arena_bytes, "arena_lower_bound": program.arena_lower_bound,
+            "state_bytes": program.state_bytes, "prepared_bytes": program.prepared_bytes, "code_bytes": merged.code_bytes,
+            "alignment": program.alignment},
         "inputs": [asdict(p) for p in program.inputs], "outputs": [asdict(p) for p in program.outputs],
         "kernels": {k: {"function": c_source.kernel_name(program, k), **asdict(v)} for k, v in program.kernels.items()},
         "buffers": [asdict(b) for b in program.buffers], "steps": [asdict(s) for s in program.steps],
         "imports": list(merged.imports),
         "tools": {"edgec": edgec.__version__, **kernels.versions(), "c": chain.version()},
     }
-
-
-def isa_machine(triple: str) -> str:
-    """The machine's name as `uname -m` says it."""
-    return triple.split("-")[0]
 
 

@@ -5,15 +5,17 @@ The code is plain on purpose: someone who debugs a device reads it.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from edgec.codegen import weights
 from edgec.codegen.cpu import check_cpu_source
 from edgec.codegen.program import Call, Operand, Port, Program
 from edgec.errors import EdgecError
 
-ABI = 1
+_RUNTIME = Path(__file__).parent / "runtime"
 ERRORS = (
     ("OK", "everything went well"),
     ("NULL_ARG", "a pointer that is needed is NULL"),
@@ -33,23 +35,24 @@ _C_TYPES = {
     "f32": "float", "f64": "double", "bool": "uint8_t", "f16": "uint16_t", "bf16": "uint16_t",
     **{f"{s}{b}": f"{'u' * (s == 'u')}int{b}_t" for s in "iu" for b in (8, 16, 32, 64)},
 }
-_KEYWORDS = frozenset((
-    "alignas alignof and and_eq asm auto bitand bitor bool break case catch char class compl concept const constexpr continue decltype default "
-    "delete do double else enum explicit export extern false float for friend goto if inline int long mutable namespace new noexcept not not_eq "
-    "nullptr operator or or_eq private protected public register requires restrict return short signed sizeof static struct switch template this "
-    "throw true try typedef typeid typename union unsigned using virtual void volatile wchar_t while xor xor_eq "
-    "arena rt weights prepared state in out args NULL size_t edgec_rt").split()) | set(_C_TYPES.values())
+_RESERVED = frozenset(_C_TYPES.values()) | frozenset("""
+    alignas alignof and and_eq asm auto bitand bitor bool break case catch char class compl concept const constexpr continue decltype
+    default delete do double else enum explicit export extern false float for friend goto if inline int long mutable namespace new
+    noexcept not not_eq nullptr operator or or_eq private protected public register requires restrict return short signed sizeof
+    static struct switch template this throw true try typedef typeid typename union unsigned using virtual void volatile wchar_t while
+    xor xor_eq
+    NULL arena args edgec_rt in out prepared rt size_t state weights""".split())  # noqa: SIM905 - keywords of C and C++, and names that the header uses
 
 
 def identifier(text: str) -> str:
     """A C and C++ identifier that reads like `text`."""
     name = re.sub(r"_+", "_", re.sub(r"[^0-9A-Za-z]", "_", text)).strip("_") or "m"
-    return f"m{name}" if name[0].isdigit() else f"{name}_" if name in _KEYWORDS else name
+    return f"m{name}" if name[0].isdigit() else f"{name}_" if name in _RESERVED else name
 
 
 def kernel_name(program: Program, key: str) -> str:
     """The function of a kernel in the model's object: its symbol behind the model's name."""
-    symbol, prefix = program.kernels[key].symbol, identifier(program.name) + "_"
+    symbol, prefix = program.kernels[key].symbol.removeprefix("edgec_"), identifier(program.name) + "_"
     return symbol if symbol.startswith(prefix) else prefix + identifier(symbol)
 
 
@@ -114,8 +117,8 @@ def _prototype(function: str, read_only: Iterable[bool]) -> str:
 
 def _step(program: Program, number: int, step: Call) -> str:
     operands = "".join(f"{_address(program, o)}, " for o in step.operands)
-    return (f"/* {_comment(step.origin)} */\nstatic int32_t step_{number}(void* p, int32_t begin, int32_t end) {{\n  const frame* f = (const frame*)p;\n"
-            f"  (void)f;\n  return {kernel_name(program, step.kernel)}({operands}begin, end);\n}}")
+    return (f"/* {_comment(step.origin)} */\nstatic int32_t step_{number}(void* p, int32_t begin, int32_t end) {{\n"
+            f"  const frame* f = (const frame*)p;\n  (void)f;\n  return {kernel_name(program, step.kernel)}({operands}begin, end);\n}}")
 
 
 def _address(program: Program, operand: Operand) -> str:
@@ -177,15 +180,25 @@ def _comment(text: str) -> str:
 
 def example(program: Program) -> str:
     """main.c: runs and times the model on raw files."""
-    def ports(which: Sequence[Port]) -> str:
-        return ", ".join(f'{{"{identifier(p.c_name)}", {prod(p.shape) * element_bytes(p.dtype)}}}' for p in which) or "{NULL, 0}"
+    return _with_ports("main.c", identifier(program.name), [asdict(p) for p in program.inputs], [asdict(p) for p in program.outputs])
 
-    return fill("main.c", {"NAME": identifier(program.name), "IN_PORTS": ports(program.inputs), "OUT_PORTS": ports(program.outputs),
-                           "IN_COUNT": len(program.inputs), "OUT_COUNT": len(program.outputs)})
+
+def runner(name: str, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> str:
+    """The program that holds a model inside an emulator; `inputs` and `outputs` are those of its manifest."""
+    return _with_ports("runner.c", name, inputs, outputs)
+
+
+def _with_ports(template: str, name: str, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> str:
+    def ports(which: Sequence[Mapping[str, Any]]) -> str:
+        rows = (f'{{"{identifier(p["c_name"])}", {prod(p["shape"]) * element_bytes(p["dtype"])}}}' for p in which)
+        return ", ".join(rows) or "{NULL, 0}"
+
+    return fill(template, {"NAME": name, "IN_PORTS": ports(inputs), "OUT_PORTS": ports(outputs), "IN_COUNT": len(inputs),
+                           "OUT_COUNT": len(outputs)})
 
 
 def fill(template: str, values: Mapping[str, object]) -> str:
     """A file of the folder `runtime` with each @KEY@ replaced."""
-    text = (Path(__file__).parent / "runtime" / template).read_text()
-    known = {"ABI": lambda: (Path(__file__).parent / "runtime" / "abi.h").read_text()}
-    return re.sub(r"@([A-Z_]+)@", lambda m: str(values[m[1]] if m[1] in values else known[m[1]]()), text)
+    text = (_RUNTIME / template).read_text()
+    known = {"ABI": (_RUNTIME / "abi.h").read_text(), **values}
+    return re.sub(r"@([A-Z_]+)@", lambda m: str(known[m[1]]), text)

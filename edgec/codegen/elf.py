@@ -306,20 +306,20 @@ def write(elf: Elf) -> bytes:
     # name, type, flags, size, link, info, align, entry, data
     rows = [(s.name, s.type, s.flags, s.size, 0, 0, s.align, s.entry, s.data) for s in plain]
     for i in relocated:
-        s = plain[i]
-        pack = form.relocation(addend=s.explicit_addends)
-        fixes = b"".join(pack.pack(r.offset, (r.symbol + 1) << form.shift | r.kind, *([r.addend] if s.explicit_addends else []))
-                         for r in s.relocations)
-        rows.append(((".rela" if s.explicit_addends else ".rel") + s.name, _RELA if s.explicit_addends else _REL,
-                     _INFO_LINK, len(fixes), table, i + 1, word, pack.size, fixes))
+        fixed, explicit = plain[i], plain[i].explicit_addends
+        pack = form.relocation(addend=explicit)
+        fixes = b"".join(pack.pack(r.offset, (r.symbol + 1) << form.shift | r.kind, *([r.addend] if explicit else []))
+                         for r in fixed.relocations)
+        rows.append(((".rela" if explicit else ".rel") + fixed.name, _RELA if explicit else _REL, _INFO_LINK, len(fixes),
+                     table, i + 1, word, pack.size, fixes))
     rows.append((".symtab", _SYMTAB, 0, len(symbols), table + 1, local, word, form.symbol.size, bytes(symbols)))
     rows.append((".strtab", _STRTAB, 0, len(strings.data), 0, 0, 1, 0, bytes(strings.data)))
     name_numbers = [names.add(row[0]) for row in rows] + [names.add(".shstrtab")]
     rows.append((".shstrtab", _STRTAB, 0, len(names.data), 0, 0, 1, 0, bytes(names.data)))
     out, heads = bytearray(form.header.size), bytearray(form.section.size)
-    for number, (_, kind, flags, size, link, info, align, entry, data) in zip(name_numbers, rows, strict=True):
+    for named, (_, kind, flags, size, link, info, align, entry, data) in zip(name_numbers, rows, strict=True):
         out += bytes(-len(out) % max(1, align))
-        heads += form.section.pack(number, kind, flags, 0, len(out), size, link, info, align, entry)
+        heads += form.section.pack(named, kind, flags, 0, len(out), size, link, info, align, entry)
         out += data
     out += bytes(-len(out) % word)
     ident = b"\x7fELF" + bytes((elf.kind[0], elf.kind[1], 1, elf.kind[2])) + bytes(8)

@@ -6,7 +6,7 @@ import tvm
 from tvm import tirx
 
 
-def build(function: Any, target: dict[str, Any]) -> Any:  # noqa: ANN401 - TVM has no types
+def build(function: Any, target: dict[str, Any]) -> Any:
     """Compile a PrimFunc that takes pointers and returns int32 into a TVM module for an LLVM target without a host.
 
     The stock pipeline leaves such a function's signature alone because no packed calling convention is asked for.

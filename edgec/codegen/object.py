@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import cache
 from importlib.metadata import version
@@ -25,10 +25,10 @@ from edgec.errors import Cancelled, EdgecError
 from edgec.isa import Isa
 
 EMITTER = "edgec.kernels.emit:emit"
-LIBM = frozenset(f"{name}{kind}" for kind in ("", "f") for name in (
-    "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "cbrt", "ceil", "cos", "cosh", "erf", "erfc", "exp", "exp2", "expm1", "fabs",
-    "floor", "fma", "fmax", "fmin", "fmod", "hypot", "log", "log10", "log1p", "log2", "nearbyint", "pow", "remainder", "rint", "round",
-    "roundeven", "sin", "sinh", "sqrt", "tan", "tanh", "tgamma", "lgamma", "trunc"))
+_LIBM = """
+    acos acosh asin asinh atan atan2 atanh cbrt ceil cos cosh erf erfc exp exp2 expm1 fabs floor fma fmax fmin fmod hypot lgamma log
+    log10 log1p log2 nearbyint pow remainder rint round roundeven sin sinh sqrt tan tanh tgamma trunc"""
+LIBM = frozenset(f"{name}{kind}" for kind in ("", "f") for name in _LIBM.split())
 MEMORY = frozenset({"memcpy", "memmove", "memset"})
 ALLOWED = LIBM | MEMORY
 """The only names that a kernel may leave for others to define."""
@@ -48,7 +48,7 @@ def kernel_symbol(plan: object, isa: Isa) -> str:
     return f"edgec_k_{hashlib.sha256(repr((plan, isa)).encode()).hexdigest()[:16]}"
 
 
-def compile_kernels(
+def compile_kernels(  # noqa: PLR0913 - a build has this much to decide
     plans: Mapping[str, Any], isa: Isa, *, jobs: int | None = None, cache_dir: Path | None = None, emitter: str = EMITTER,
     origins: Mapping[str, str] | None = None, progress: Callable[[int, int, str], None] | None = None,
     cancelled: Callable[[], bool] | None = None, note: Callable[[str], None] | None = None,
@@ -150,7 +150,7 @@ def _identity(symbol: str, plan: object, isa: Isa, emitter: str) -> str:
 def _sources(emitter: str) -> str:
     """A hash of the sources that decide what a plan becomes."""
     package = Path(__file__).parents[1]
-    paths = [*sorted((package / "kernels").rglob("*.py")), package / "ir" / "layout.py", package / "isa.py", Path(__file__).with_name("lower.py")]
+    paths = [*sorted((package / "kernels").rglob("*.py")), *(package / p for p in ("ir/layout.py", "isa.py", "codegen/lower.py"))]
     found = importlib.util.find_spec(emitter.partition(":")[0])
     if found and found.origin and not Path(found.origin).is_relative_to(package):
         paths.append(Path(found.origin))
@@ -257,7 +257,9 @@ def _take() -> _Worker:
     return _Worker()
 
 
-def _work(requests: Mapping[str, Request], jobs: int | None, cancelled: Callable[[], bool], finish: Callable[[str, Answer], None]) -> None:
+def _work(
+    requests: Mapping[str, Request], jobs: int | None, cancelled: Callable[[], bool], finish: Callable[[str, Answer], None],
+) -> None:
     """Answer all requests with at most `jobs` workers; `finish` is called in this thread, as answers come."""
     if not requests:
         return
@@ -281,8 +283,7 @@ def _work(requests: Mapping[str, Request], jobs: int | None, cancelled: Callable
         try:
             while waiting:
                 ready, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-                if cancelled():
-                    raise Cancelled("stopped while kernels were compiled")
+                _check_cancelled(cancelled)
                 for future in ready:
                     finish(waiting.pop(future), future.result())
         except BaseException:
@@ -293,10 +294,11 @@ def _work(requests: Mapping[str, Request], jobs: int | None, cancelled: Callable
             raise
 
 
+def _check_cancelled(cancelled: Callable[[], bool]) -> None:
+    if cancelled():
+        raise Cancelled("stopped while kernels were compiled")
+
+
 def versions() -> dict[str, str]:
     """The versions of what makes machine code, for the manifest."""
     return dict(zip(("apache-tvm", "apache-tvm-ffi"), _versions(), strict=True))
-
-
-__all__: Sequence[str] = ("ALLOWED", "EMITTER", "cache_home", "check_object", "compile_kernels", "cpu_features", "kernel_symbol", "kernel_texts",
-                          "prestart", "versions")

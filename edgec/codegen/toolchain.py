@@ -4,6 +4,7 @@ Kernels never pass through a C compiler. It is needed for the schedule (a page o
 executables on demand. The same chain on another machine gives the same files: nothing of the machine gets into them.
 """
 
+import atexit
 import importlib.util
 import os
 import shutil
@@ -22,7 +23,10 @@ PLAIN = ("-fPIC", "-fno-ident", "-fno-stack-protector", "-fno-asynchronous-unwin
          "-U_FORTIFY_SOURCE", "-fcf-protection=none")
 """Flags for code that must not depend on how a distribution set up its compiler."""
 
-_PROBE = "#include <pthread.h>\n#include <stdint.h>\nint32_t edgec_probe(pthread_t* t) { return t != 0; }\n"
+_PROBE = """#include <pthread.h>
+#include <stdint.h>
+int main(void) { return pthread_equal(pthread_self(), pthread_self()) != 0; }
+"""
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,9 @@ class ToolChain:
 
 def run(command: Sequence[str], what: str, folder: Path | None = None) -> str:
     """Run a tool; EdgecError with its own words when it fails."""
-    zig = cache_home() / "zig"
-    env = {**os.environ, "LC_ALL": "C", "SOURCE_DATE_EPOCH": "0", "ZIG_GLOBAL_CACHE_DIR": str(zig), "ZIG_LOCAL_CACHE_DIR": str(zig / "local")}
+    env = {**os.environ, "LC_ALL": "C", "SOURCE_DATE_EPOCH": "0"}
+    if "ziglang" in command:
+        env |= {"ZIG_GLOBAL_CACHE_DIR": _zig_cache(), "ZIG_LOCAL_CACHE_DIR": _zig_cache()}
     try:
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
     except OSError as error:
@@ -78,6 +83,20 @@ def run(command: Sequence[str], what: str, folder: Path | None = None) -> str:
     if done.returncode:
         raise EdgecError(f"{what} failed (status {done.returncode} of {' '.join(command)}):\n{(done.stderr or done.stdout).strip()}")
     return done.stdout
+
+
+@cache
+def _zig_cache() -> str:
+    """A folder in which zig can keep the libraries that it builds: edgec's cache, or one that lives as long as this process."""
+    place = cache_home() / "zig"
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place):
+            return str(place)
+    except OSError:
+        folder = tempfile.TemporaryDirectory(prefix="edgec-zig-")
+        atexit.register(folder.cleanup)
+        return folder.name
 
 
 def gnu_triple(triple: str) -> str:
@@ -88,7 +107,12 @@ def gnu_triple(triple: str) -> str:
 
 def is_host(triple: str) -> bool:
     """Whether code for this triple runs on this machine's processor and system."""
-    return triple.split("-")[0] == os.uname().machine and "linux" in triple and sys.platform == "linux"
+    return machine(triple) == os.uname().machine and "linux" in triple and sys.platform == "linux"
+
+
+def machine(triple: str) -> str:
+    """The processor of a triple, as `uname -m` calls it."""
+    return triple.partition("-")[0]
 
 
 def _candidates(triple: str, cc: str | None) -> Iterable[ToolChain]:
@@ -113,24 +137,34 @@ def _candidates(triple: str, cc: str | None) -> Iterable[ToolChain]:
 
 
 @cache
-def _works(chain: ToolChain) -> str:
-    """Empty when the chain can compile and link a library with threads, else what it said."""
+def _problem(chain: ToolChain, *, executable: bool) -> str:
+    """Empty when the chain can make a library that uses threads, or a static executable, else what it said."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         (place / "probe.c").write_text(_PROBE)
         try:
-            chain.compile(["probe.c"], place, "probe.o")
-            chain.link_shared(["probe.o"], place, "probe.so")
+            if executable:
+                chain.link_executable(["probe.c"], place, "probe")
+            elif "linux" in chain.triple:
+                chain.compile(["probe.c"], place, "probe.o")
+                chain.link_shared(["probe.o"], place, "probe.so")
+            else:
+                (place / "probe.c").write_text("int edgec_probe;\n")
+                chain.compile(["probe.c"], place, "probe.o")
         except EdgecError as error:
             return str(error)
     return ""
 
 
-def find(triple: str, cc: str | None = None) -> ToolChain:
-    """The first tool chain that works for a triple: `cc`, TRIPLE-gcc, the host's own compiler, clang with lld, zig. ToolMissing when none does."""
+def find(triple: str, cc: str | None = None, *, executable: bool = False) -> ToolChain:
+    """The first tool chain that works for a triple, and that links static executables when one is wanted.
+
+    The order is `cc` (and then nothing else), TRIPLE-gcc, the host's own compiler, clang with lld, zig. ToolMissing when there is
+    none, EdgecError when `cc` does not work.
+    """
     tried = list[str]()
     for chain in _candidates(triple, cc):
-        problem = _works(chain)
+        problem = _problem(chain, executable=executable)
         if not problem:
             return chain
         tried.append(chain.name)

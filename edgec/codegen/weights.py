@@ -47,7 +47,7 @@ def _pieces(program: Program, weights: Mapping[int, Data]) -> Iterator[Data]:
         buffer = program.buffers[i]
         data = memoryview(weights.get(i, b"")).cast("B")
         if len(data) != buffer.bytes or offset < at:
-            raise EdgecError(f"the weights of {buffer.name} are {len(data)} bytes at {offset}, but the program wants {buffer.bytes} after {at}")
+            raise EdgecError(f"the weights {buffer.name} have {len(data)} bytes for {buffer.bytes} at {offset}, and others end at {at}")
         yield bytes(offset - at)
         yield data
         at = offset + len(data)

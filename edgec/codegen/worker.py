@@ -12,7 +12,7 @@ import tempfile
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class Answer:
     details: str = ""
 
 
-def send(stream: BinaryIO, message: object) -> None:
+def send(stream: IO[bytes], message: object) -> None:
     """Write one message with its length in front."""
     data = pickle.dumps(message)
     stream.write(len(data).to_bytes(8, "little") + data)
     stream.flush()
 
 
-def receive(stream: BinaryIO) -> Any:  # noqa: ANN401 - Request or Answer, by direction
+def receive(stream: IO[bytes]) -> Any:
     """Read one message; EOFError when the other side has gone."""
     head = stream.read(8)
     if len(head) < 8:  # noqa: PLR2004 - the length's size
@@ -51,13 +51,13 @@ def receive(stream: BinaryIO) -> Any:  # noqa: ANN401 - Request or Answer, by di
     return pickle.loads(data)  # noqa: S301 - both ends are this program
 
 
-def find_emitter(reference: str) -> Any:  # noqa: ANN401 - a function
+def find_emitter(reference: str) -> Any:
     """Look up `module:function`."""
     module, _, function = reference.partition(":")
     return getattr(importlib.import_module(module), function)
 
 
-def serve(requests: BinaryIO, answers: BinaryIO) -> None:
+def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     """Answer until the input ends."""
     while True:
         try:

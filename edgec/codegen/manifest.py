@@ -1,0 +1,57 @@
+"""The manifest of a bundle: read, checked for its version and for damage."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgec.errors import BadInput
+
+SCHEMA, ABI = 1, 1
+"""What this edgec writes and the newest that it reads: of the manifest, and of the C interface."""
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of the bundle in folder `path`; BadInput when there is none, it is damaged, or it is of a newer edgec."""
+    file = path / "manifest.json"
+    try:
+        manifest = json.loads(file.read_bytes())
+        schema, abi = int(manifest["schema"]), int(manifest["abi"])
+        digest = manifest.pop("manifest_sha256", None)
+    except OSError as error:
+        raise BadInput(f"{path} is not a bundle: {file.name} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"{file} is damaged: {error}") from error
+    if schema > SCHEMA or abi > ABI:
+        raise BadInput(f"{path} was made by a newer edgec: it has schema {schema} and ABI {abi}, this one reads up to {SCHEMA} and {ABI}")
+    if digest != _digest(manifest):
+        raise BadInput(f"{file} is damaged: its checksum is not the one that it holds")
+    return dict(manifest)
+
+
+def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the manifest of the bundle in folder `path`, with its checksum."""
+    text = json.dumps({**manifest, "manifest_sha256": _digest(manifest)}, indent=1)
+    (path / "manifest.json").write_text(text + "\n")
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """The checksum of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_files(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Compare every file with its checksum; BadInput names the first that is missing or damaged."""
+    for name, digest in manifest["files"].items():
+        try:
+            found = file_digest(path / name)
+        except OSError as error:
+            raise BadInput(f"{path / name} cannot be read: {error.strerror}") from error
+        if found != digest:
+            raise BadInput(f"{path / name} is damaged: its checksum is not the one in manifest.json")

@@ -1,0 +1,145 @@
+"""Run a bundle that is for another processor: link an executable around it and start that under qemu."""
+
+import os
+import shutil
+import struct
+import subprocess
+import tempfile
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgec.errors import DeviceError, ToolMissing
+
+Array = npt.NDArray[Any]
+_WHAT_BYTES = 64  # of the feature's name that the runner sends
+
+
+def command(machine: str, cpu: str) -> list[str]:
+    """The emulator for a machine and a CPU in LLVM's words: EDGEC_EMULATOR, or qemu's user mode. ToolMissing when there is none."""
+    if named := os.environ.get("EDGEC_EMULATOR"):
+        return named.split()
+    found = shutil.which(f"qemu-{machine}") or shutil.which(f"qemu-{machine}-static")
+    if not found:
+        raise ToolMissing(f"this bundle is for {machine} and there is no emulator for it here", "apt-get install qemu-user")
+    return [found, "-cpu", cpu] if cpu in _cpus(found) else [found]
+
+
+@cache
+def _cpus(qemu: str) -> frozenset[str]:
+    return frozenset(subprocess.run([qemu, "-cpu", "help"], capture_output=True, text=True, check=False).stdout.split())
+
+
+class EmulatedDevice:
+    """A process under an emulator that holds the model; runs take turns."""
+
+    def __init__(self, path: Path, manifest: Mapping[str, Any], threads: int) -> None:
+        self._manifest, self._lock = manifest, threading.Lock()
+        emulator = command(manifest["requires"]["machine"], manifest["target"]["cpu"])
+        self.description = " ".join([Path(emulator[0]).name, *emulator[1:]])
+        with tempfile.TemporaryDirectory(prefix="edgec-") as folder:
+            program = _link(path, manifest, Path(folder))
+            self._process = subprocess.Popen(
+                [*emulator, str(program), str(path / f"{manifest['c_name']}.weights.bin"), str(threads)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            weakref.finalize(self, _end, self._process)
+            code, what = struct.unpack(f"<i{_WHAT_BYTES}s", self._get(4 + _WHAT_BYTES))
+        if code:
+            feature = what.rstrip(b"\0").decode()
+            raise DeviceError(f"{path} needs {feature}, which the processor that {self.description} emulates lacks")
+
+    def _get(self, size: int) -> bytes:
+        data = self._process.stdout.read(size) if self._process.stdout else b""
+        if len(data) != size:
+            raise DeviceError(f"the model under {self.description} ended (status {self._process.wait()})")
+        return data
+
+    def _ask(self, letter: bytes, *numbers: int, data: bytes = b"", answer: int = 0) -> bytes:
+        if self._process.stdin is None:
+            raise DeviceError("the emulator has no pipe")
+        try:
+            self._process.stdin.write(letter + struct.pack("<3Q", *numbers, *[0] * (3 - len(numbers))) + data)
+            self._process.stdin.flush()
+        except OSError as error:
+            raise DeviceError(f"the model under {self.description} ended (status {self._process.wait()})") from error
+        return self._get(answer)
+
+    def _give(self, inputs: Sequence[Array], *, poison: bool) -> None:
+        if poison:
+            self._ask(b"p")
+        for i, array in enumerate(inputs):
+            self._ask(b"i", i, array.nbytes, data=array.tobytes())
+
+    def _go(self, first: int = 0, count: int = 0) -> None:
+        code, intact = struct.unpack("<2i", self._ask(b"r", first, count, answer=8))
+        if code:
+            raise DeviceError(f"the model refused to run: error {code} (see {self._manifest['c_name']}.h)")
+        if not intact:
+            raise DeviceError("the model wrote outside its arena")
+
+    def run(self, inputs: Sequence[Array], outputs: Sequence[Array], *, poison: bool) -> None:
+        """Fill the outputs."""
+        with self._lock:
+            self._give(inputs, poison=poison)
+            self._go()
+            for i, array in enumerate(outputs):
+                data = self._ask(b"o", i, answer=array.nbytes)
+                array[...] = np.frombuffer(data, array.dtype).reshape(array.shape)
+
+    def start(self, inputs: Sequence[Array], outputs: Sequence[Array], *, poison: bool) -> "_Stepper":
+        """Prepare a run that goes step by step. No other run may come in between."""
+        with self._lock:
+            self._give(inputs, poison=poison)
+        return _Stepper(self, tuple(a.nbytes for a in outputs))
+
+    def step(self, number: int) -> None:
+        """Run one step."""
+        with self._lock:
+            self._go(number, 1)
+
+    def read(self, letter: bytes, *numbers: int, size: int) -> bytes:
+        """Read memory of the model."""
+        with self._lock:
+            return self._ask(letter, *numbers, answer=size)
+
+
+@dataclass(frozen=True)
+class _Stepper:
+    device: EmulatedDevice
+    output_bytes: tuple[int, ...]
+
+    def step(self, number: int) -> None:
+        self.device.step(number)
+
+    def read(self, region: str, offset: int, size: int) -> bytes:
+        if region == "output":
+            return self.device.read(b"o", offset, size=self.output_bytes[offset])
+        return self.device.read(b"a" if region == "arena" else b"s", offset, size, size=size)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe:
+            pipe.close()
+
+
+def _link(path: Path, manifest: Mapping[str, Any], folder: Path) -> Path:
+    """An executable that holds the model's code and answers requests."""
+    from edgec.codegen import c_source, toolchain  # noqa: PLC0415 - not needed by bundles for this machine
+
+    name = manifest["c_name"]
+    chain = toolchain.find(manifest["target"]["triple"], executable=True)
+    for file in (f"{name}.o", f"{name}.h", "edgec_rt.c", "edgec_rt.h"):
+        shutil.copyfile(path / file, folder / file)
+    (folder / "runner.c").write_text(c_source.runner(name, manifest["inputs"], manifest["outputs"]))
+    chain.link_executable(["runner.c", f"{name}.o", "edgec_rt.c"], folder, "runner", "-O1", "-std=c11")
+    return folder / "runner"

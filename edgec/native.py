@@ -1,0 +1,196 @@
+"""Run a bundle's library in this process, through ctypes."""
+
+import ctypes
+import mmap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgec.codegen.manifest import ABI
+from edgec.errors import DeviceError
+
+Array = npt.NDArray[Any]
+_HUGE_PAGE, _GUARD, _GUARD_BYTE = 2 << 20, 4096, 0xA5
+POISON = 0xFF
+"""Memory filled with this byte is NaN in every floating-point type."""
+
+
+class _Args(ctypes.Structure):
+    """NAME_args of NAME.h."""
+
+    _fields_ = (
+        *((n, ctypes.c_uint32) for n in ("size", "abi")),
+        *((n, ctypes.c_void_p) for n in ("weights", "prepared", "arena", "state", "inputs", "outputs", "in_dims", "out_dims", "rt")),
+        *((n, ctypes.c_uint32) for n in ("level", "flags", "first_step", "step_count")))
+
+
+class _Memory:
+    """Memory that starts at a multiple of any page, in huge pages where the system has them, with a guard on both sides."""
+
+    def __init__(self, size: int) -> None:
+        huge = size >= _HUGE_PAGE
+        pages = mmap.mmap(-1, size + 2 * _GUARD + huge * _HUGE_PAGE)
+        if huge and hasattr(mmap, "MADV_HUGEPAGE"):
+            pages.madvise(mmap.MADV_HUGEPAGE)
+        whole = np.frombuffer(pages, np.uint8)
+        first = _address(whole)
+        start = _GUARD + (-(first + _GUARD) % _HUGE_PAGE if huge else 0)
+        self.array, self.address = whole[start:start + size], first + start
+        self._guards = (whole[start - _GUARD:start], whole[start + size:start + size + _GUARD])
+        self.set_guards()
+
+    @classmethod
+    def of(cls, path: Path) -> "_Memory":
+        """A file in memory."""
+        memory = cls(path.stat().st_size)
+        with path.open("rb", buffering=0) as file:
+            file.readinto(memory.array.data)
+        return memory
+
+    def set_guards(self) -> None:
+        for guard in self._guards:
+            guard[:] = _GUARD_BYTE
+
+    def is_intact(self) -> bool:
+        return all(bool((guard == _GUARD_BYTE).all()) for guard in self._guards)
+
+
+def _address(array: Array) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+class _Context:
+    """What one run needs, kept for the next: an arena and the structure of arguments."""
+
+    def __init__(self, facts: Mapping[str, Any], shared: Mapping[str, int]) -> None:
+        self.arena = _Memory(facts["sizes"]["arena_bytes"])
+        self._inputs = (ctypes.c_void_p * max(1, len(facts["inputs"])))()
+        self._outputs = (ctypes.c_void_p * max(1, len(facts["outputs"])))()
+        self.args = _Args(size=ctypes.sizeof(_Args), abi=ABI, arena=self.arena.address, inputs=ctypes.addressof(self._inputs),
+                          outputs=ctypes.addressof(self._outputs), **shared)
+        self.pointer = ctypes.byref(self.args)
+
+    def bind(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
+        for i, a in enumerate(inputs):
+            self._inputs[i] = a.__array_interface__["data"][0]
+        for i, a in enumerate(outputs):
+            self._outputs[i] = a.__array_interface__["data"][0]
+
+    def poison(self, outputs: Sequence[Array]) -> None:
+        for array in (self.arena.array, *outputs):
+            array.reshape(-1).view(np.uint8)[:] = POISON
+
+
+class NativeDevice:
+    """A bundle's library, its weights in memory, and working memory for as many runs as there were at once."""
+
+    def __init__(self, path: Path, manifest: Mapping[str, Any], threads: int) -> None:
+        name, sizes = manifest["c_name"], manifest["sizes"]
+        self._facts, self._pool = manifest, _Pool(path, threads)
+        _load_libm()
+        library = _library(path / f"lib{name}.so")
+        missing = ctypes.c_char_p()
+        if library[f"{name}_check_cpu"](ctypes.byref(missing)):
+            raise DeviceError(f"{path} needs {(missing.value or b'?').decode()}, which this processor lacks")
+        self._run, self._strerror = library[f"{name}_run_args"], library[f"{name}_strerror"]
+        self._strerror.restype = ctypes.c_char_p
+        self._weights = _Memory.of(path / f"{name}.weights.bin")
+        self._prepared, self._state = _Memory(sizes["prepared_bytes"]), _Memory(sizes["state_bytes"])
+        self._check(library[f"{name}_prepare"](ctypes.c_void_p(self._weights.address), ctypes.c_void_p(self._prepared.address)))
+        self._shared = {"weights": self._weights.address, "prepared": self._prepared.address, "state": self._state.address,
+                        "rt": self._pool.address}
+        self._idle: list[_Context] = []  # append and pop of a list are atomic
+
+    def _check(self, code: int) -> None:
+        if code:
+            text = self._strerror(ctypes.c_int32(code))
+            raise DeviceError(f"the model refused to run: {text.decode() if text else f'error {code}'}")
+
+    @contextmanager
+    def _context(self) -> Iterator[_Context]:
+        try:
+            context = self._idle.pop()
+        except IndexError:
+            context = _Context(self._facts, self._shared)
+        yield context
+        self._idle.append(context)
+
+    def run(self, inputs: Sequence[Array], outputs: Sequence[Array], *, poison: bool) -> None:
+        """Fill the outputs; the calling thread and the pool's work together."""
+        with self._context() as context:
+            context.bind(inputs, outputs)
+            if poison:
+                context.poison(outputs)
+            self._check(self._run(context.pointer))
+            if poison and not context.arena.is_intact():
+                raise DeviceError("the model wrote outside its arena")
+
+    def start(self, inputs: Sequence[Array], outputs: Sequence[Array], *, poison: bool) -> "_Stepper":
+        """Prepare a run that goes step by step, with an arena of its own."""
+        context = _Context(self._facts, self._shared)
+        context.bind(inputs, outputs)
+        if poison:
+            context.poison(outputs)
+        return _Stepper(context, tuple(inputs), tuple(outputs), self._state, lambda: self._check(self._run(context.pointer)))
+
+
+@dataclass
+class _Stepper:
+    """A run in progress; `inputs` only keeps the arrays alive."""
+
+    context: _Context
+    inputs: tuple[Array, ...]
+    outputs: tuple[Array, ...]
+    state: _Memory
+    call: Callable[[], None]
+
+    def step(self, number: int) -> None:
+        self.context.args.first_step, self.context.args.step_count = number, 1
+        self.call()
+        if not self.context.arena.is_intact():
+            raise DeviceError(f"step {number} wrote outside the arena")
+
+    def read(self, region: str, offset: int, size: int) -> bytes:
+        if region == "output":
+            return self.outputs[offset].tobytes()
+        memory = self.context.arena if region == "arena" else self.state
+        return memory.array[offset:offset + size].tobytes()
+
+
+class _Pool:
+    """The bundle's thread pool; no pool and address 0 for one thread."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        self.address = 0
+        if threads > 1:
+            self._library = _library(path / "libedgec_rt.so")
+            self._library.edgec_rt_create.restype = ctypes.c_void_p
+            self.address = self._library.edgec_rt_create(ctypes.c_int32(threads)) or 0
+            if not self.address:
+                raise DeviceError(f"{threads} threads cannot be started")
+
+    def __del__(self) -> None:
+        if self.address:
+            self._library.edgec_rt_destroy(ctypes.c_void_p(self.address))
+
+
+def _library(path: Path) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise DeviceError(f"{path} cannot be loaded: {error}") from error
+
+
+def _load_libm() -> None:
+    """Make the functions of libm visible to bundles that use some; where it is part of libc there is nothing to load."""
+    for name in ("libm.so.6", "libm.so"):
+        try:
+            ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
+        except OSError:
+            continue
+        return
