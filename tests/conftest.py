@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from edgec.errors import EdgecError
-from edgec.testing.golden import SAME, Case, cases, difference_of_texts, made_by, replaced
+from edgec.testing.golden import SAME, Case, cases, difference_of_texts, outcome, replaced
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -43,19 +43,18 @@ class GoldenCase(pytest.Item):
         root, where = self.config.rootpath, self.path.relative_to(self.config.rootpath)
         whole = self.path.read_text("utf-8")
         try:
-            made, wrong = made_by(self.case, whole, str(where), root)
+            found = outcome(self.case, whole, str(where), root)
         except EdgecError as error:
             raise GoldenFailed(str(error)) from error
-        if wrong:
-            raise GoldenFailed(f"{where}:{self.case.line + 1}: {wrong}")
-        if made == self.case.after:
+        if found.wrong:
+            raise GoldenFailed(f"{where}:{self.case.line + 1}: {found.wrong}")
+        if found.after == self.case.after:
             return
         if self.config.getoption("--update"):
-            self.path.write_text(replaced(whole, self.number, made), "utf-8")
+            self.path.write_text(replaced(whole, self.number, found.after), "utf-8")
             return
-        before = self.case.before.strip()
-        expected = before if self.case.after == SAME else self.case.after
-        shown = difference_of_texts(expected, before if made == SAME else made)
+        expected, made = (found.before if text == SAME else text for text in (self.case.after, found.after))
+        shown = difference_of_texts(expected, made)
         raise GoldenFailed(f"{where}:{self.case.line + 1}: the pass makes another graph\n{shown}\n"
                            f"If that is right, take it over and look at it with git diff:  pytest --update {where}")
 

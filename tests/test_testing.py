@@ -18,7 +18,7 @@ from edgec.ir.verify import verify
 from edgec.lang.text import parse, show
 from edgec.pipeline import Pass
 from edgec.testing import check, check_meaning, difference, error, feeds, numeric_difference, random_graph
-from edgec.testing.golden import cases, made_by, replaced
+from edgec.testing.golden import cases, outcome, replaced
 
 BEFORE = """
 graph @g(%x: f32[2,3]) {
@@ -120,7 +120,7 @@ graph @one(%x: f32[2]) {
 }
 =>
 graph @one(%x: f32[2]) {
-  %y = Relu(%x)
+  %y: f32[2] = Relu(%x)
   return %y
 }
 ----
@@ -160,11 +160,11 @@ def test_golden_files_are_collected_compared_and_updated(tmp_path: Path) -> None
     shutil.copy(Path(__file__).parent / "conftest.py", tmp_path / "tests")
     (tmp_path / "mine.rules").write_text("rule drop-identity Identity(x) => x example x: f32[2,3]")
     file = tmp_path / "tests" / "golden" / "mine.edge"
-    file.write_text(GOLDEN.replace("Relu(%x)\n  return %y\n}\n----", "Relu(%q)\n  return %y\n}\n----"))
+    file.write_text(GOLDEN.replace("%y: f32[2] = Relu(%x)\n", "%y: f32[2] = Relu(%q)\n"))
     shown = run_pytest(tmp_path)
     assert "2 failed, 1 passed" in shown
     assert "tests/golden/mine.edge:1: the pass makes another graph\n--- expected\n+++ made\n" in shown
-    assert "-  %y = Relu(%q)\n+  %y = Relu(%x)\n" in shown
+    assert "-  %y: f32[2] = Relu(%q)\n+  %y: f32[2] = Relu(%x)\n" in shown
     assert "pytest --update tests/golden/mine.edge" in shown
     assert "tests/golden/mine.edge:22:13: %z is read before it is defined\n    %y = Relu(%z)\n" in shown
     assert "Traceback" not in shown
@@ -175,7 +175,7 @@ def test_golden_files_are_collected_compared_and_updated(tmp_path: Path) -> None
 def test_a_golden_file_says_what_it_tests(tmp_path: Path) -> None:
     (case, *_) = cases(GOLDEN)
     with pytest.raises(UsageError, match=r"g\.edge begins with one line such as `; pass: fold`"):
-        made_by(case, GOLDEN.replace("; rules: mine.rules", "; nothing"), "g.edge", tmp_path)
+        outcome(case, GOLDEN.replace("; rules: mine.rules", "; nothing"), "g.edge", tmp_path)
 
 
 def test_the_error_is_measured_against_the_spread() -> None:
@@ -261,8 +261,8 @@ def test_random_graphs_hold_what_passes_look_for() -> None:
     assert len(ops) >= 35
     pairs = Counter((n.op, r.op) for g in graphs for n in g.nodes for v in n.outputs for r in g.consumers.get(v, ()))
     for first, *seconds in [
-        ("Conv", "BatchNormalization", "Relu", "Clip", "Add", "Mul"), ("BatchNormalization", "Relu"), ("Pad", "Conv", "MaxPool"), ("Add", "Add"),
-        ("Transpose", "Transpose"), ("Mul", "Add"), ("MatMul", "Add"), ("Sigmoid", "Mul"), ("Softmax", "MatMul"), ("Reshape", "Transpose"),
+        ("Conv", "BatchNormalization", "Relu", "Clip", "Add", "Mul"), ("BatchNormalization", "Relu"), ("Pad", "Conv", "MaxPool"),
+        ("Add", "Add"), ("Transpose", "Transpose"), ("Mul", "Add"), ("MatMul", "Add"), ("Sigmoid", "Mul"), ("Softmax", "MatMul"), ("Reshape", "Transpose"),
     ]:
         for second in seconds:
             assert pairs[first, second] >= 3, (first, second)

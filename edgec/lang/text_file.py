@@ -57,8 +57,15 @@ def load(path: str | os.PathLike[str]) -> Graph:
     text, mark, letters = text.partition(_MARK)
     blobs = _unpack(_archive(place)) if _archive(place).exists() else {}
     if mark:
-        blobs |= _unpack(io.BytesIO(base64.b64decode(letters.replace("; ", ""))), place)  # other letters are skipped
+        blobs |= _unpack(_decoded(letters, place), place)
     return parse(text + mark[:1], str(place), blobs)
+
+
+def _decoded(letters: str, place: Path) -> io.BytesIO:
+    try:
+        return io.BytesIO(base64.b64decode(letters.replace("; ", "").replace("\n", ""), validate=True))
+    except ValueError:
+        raise BadInput(f"the tensors at the end of {place} are broken") from None
 
 
 def _archive(place: Path) -> Path:

@@ -39,10 +39,11 @@ def check(
 ) -> None:
     """Assert what a pass makes of a graph; AssertionError shows the difference.
 
-    `after` is the text of the expected graph, or "same" when nothing may change; without it only the numbers are looked at. Both
-    graphs have to be well formed and to compute the same on random inputs, up to `tolerance` of an output's spread; None skips that.
+    `after` is the text of the expected graph, or "same" when nothing may change; without it only the numbers are looked at. Types
+    that `before` leaves out are inferred. Both graphs have to be well formed and to compute the same on random inputs, up to
+    `tolerance` of an output's spread; None skips that.
     """
-    graph = parse(before, "before")
+    graph = typed(before, "before")
     made, text, blobs = _outcome(graph, pass_, target, before)
     if after is not None and text != after.strip():
         expected = _normal(after, graph, blobs, before)
@@ -50,6 +51,13 @@ def check(
         if text != expected:
             raise AssertionError(f"the pass makes another graph:\n{difference_of_texts(expected, text)}")
     check_meaning(graph, made, tolerance)
+
+
+def typed(text: str, path: str) -> Graph:
+    """The graph of a text with the types of all its values, which passes ask for."""
+    from edgec.ir.infer import infer  # noqa: PLC0415  it brings onnx along, which takes long to load
+
+    return infer(parse(text, path))
 
 
 def check_meaning(before: Graph, after: Graph, tolerance: float | None = 1e-4) -> None:
@@ -90,21 +98,30 @@ def cases(text: str) -> Iterator[Case]:
         line += chunk.count("\n") + 1
 
 
-def made_by(case: Case, whole: str, path: str, root: Path) -> tuple[str, str | None]:
-    """What the pass named in the header of a golden file makes of a case: its text or `same`, and what is wrong with its meaning."""
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a case: the text before with all types, the text after or `same`, and what is wrong with its meaning."""
+
+    before: str
+    after: str
+    wrong: str | None
+
+
+def outcome(case: Case, whole: str, path: str, root: Path) -> Outcome:
+    """What the pass named in the header of a golden file makes of a case; UsageError when none is, or the errors of the pass."""
     asks = headers(whole)
     kinds = [k for k in ("pass", "passes", "rules") if k in asks]
     if len(kinds) != 1:
         raise UsageError(f"{path} begins with one line such as `; pass: fold`, `; passes: fold,cse` or `; rules: passes/absorb.rules`")
     pass_: Passlike = root / asks["rules"] if kinds == ["rules"] else asks[kinds[0]]
-    graph = parse("\n" * case.line + case.before, path)
+    graph = typed("\n" * case.line + case.before, path)
     made, text, _ = _outcome(graph, pass_, asks.get("target"), case.before)
-    tolerance = asks.get("tolerance", "1e-4")
+    tolerance, wrong = asks.get("tolerance", "1e-4"), None
     try:
         check_meaning(graph, made, None if tolerance == "none" else float(tolerance))
     except AssertionError as error:
-        return text, str(error)
-    return text, None
+        wrong = str(error)
+    return Outcome(_text(graph, {}, case.before), text, wrong)
 
 
 def replaced(text: str, number: int, after: str) -> str:
