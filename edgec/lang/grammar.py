@@ -5,6 +5,7 @@ import marshal
 import os
 import sys
 import tempfile
+from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -75,13 +76,15 @@ def _cache_folder() -> Path:
 
 def _store(place: Path, data: bytes) -> None:
     """Write a cache file whole or not at all; a folder that cannot be written is no reason to fail."""
-    try:
+    with suppress(OSError):
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=place.parent, delete=False) as file:
-            file.write(data)
-        Path(file.name).replace(place)
-    except OSError:
-        return
+            temporary = Path(file.name)
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(place)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @cache
