@@ -16,7 +16,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from edgec.errors import BadInput, UnsupportedModel
 from edgec.ir.edit import sort
 from edgec.ir.graph import Array, Graph, Node, Value
-from edgec.ir.proto import attribute_of, dim_named, join_op, sparse_array, tensor_proto, type_of
+from edgec.ir.proto import attribute_of, constant_array, dim_named, join_op, sparse_array, tensor_proto, type_of
 from edgec.ir.types import Tensor, Type, dtype_name
 
 
@@ -158,12 +158,5 @@ def _type(info: ValueInfoProto) -> Type | None:
 
 
 def _constant(proto: NodeProto) -> Array | None:
-    """The array that a Constant node stands for, whatever form it is given in."""
-    kinds = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64,
-             "value_string": object, "value_strings": object}
-    for attribute in proto.attribute:
-        if attribute.name in ("value", "sparse_value"):
-            return np.asarray(attribute_of(attribute))
-        if attribute.name in kinds:
-            return np.array(attribute_of(attribute), kinds[attribute.name])
-    return None
+    """The array that a Constant node stands for; None when it has no value."""
+    return next((constant_array(a.name, attribute_of(a)) for a in proto.attribute if a.name.startswith(("value", "sparse_value"))), None)

@@ -125,7 +125,7 @@ class Inference:
         if body:
             node, kinds = body(self, node)
         else:
-            kinds = self._kinds(node)
+            kinds = list(self._kinds(node))
         outputs = tuple(self._define(v, k) for v, k in zip(node.outputs, kinds, strict=True))
         if outputs != node.outputs:
             node = replace(node, outputs=outputs)

@@ -75,7 +75,7 @@ def _gelu(node: Node, inputs: Inputs) -> list[Any]:
 
 def _tanh_gelu(x: Array) -> Array:
     k = x.dtype.type
-    return x * (np.tanh((x + x * x * x * k(0.044715)) * np.sqrt(2 / np.pi).astype(x.dtype)) + k(1)) * k(0.5)
+    return np.asarray(x * (np.tanh((x + x * x * x * k(0.044715)) * k(np.sqrt(2 / np.pi))) + k(1)) * k(0.5))
 
 
 def _fast_gelu(_: Node, inputs: Inputs) -> list[Any]:
@@ -146,19 +146,18 @@ def _fused_matmul(node: Node, inputs: Inputs) -> list[Any]:
 
 
 def _zip_map(node: Node, inputs: Inputs) -> list[Any]:
-    keys = node.attrs.get("classlabels_strings") or node.attrs.get("classlabels_int64s")
+    keys = node.attrs.get("classlabels_strings") or node.attrs["classlabels_int64s"]
     rows = inputs[0] if inputs[0].ndim > 1 else inputs[0][None]
     return [[dict(zip(keys, row, strict=True)) for row in rows]]
 
 
 def _category(node: Node, inputs: Inputs) -> list[Any]:
-    words, codes = node.attrs["cats_strings"], node.attrs["cats_int64s"]
-    x = inputs[0]
+    words, codes, x = node.attrs["cats_strings"], node.attrs["cats_int64s"], inputs[0]
     if x.dtype == object:
-        table, other, kind = dict(zip(words, codes, strict=True)), node.attrs.get("default_int64", -1), np.dtype(np.int64)
-    else:
-        table, other, kind = dict(zip(codes, words, strict=True)), node.attrs.get("default_string", "_Unused"), np.dtype(object)
-    return [np.array([table.get(e, other) for e in x.ravel().tolist()], kind).reshape(x.shape)]
+        numbers = dict(zip(words, codes, strict=True))
+        return [np.array([numbers.get(e, node.attrs.get("default_int64", -1)) for e in x.ravel()], np.int64).reshape(x.shape)]
+    names = dict(zip(codes, words, strict=True))
+    return [np.array([names.get(e, node.attrs.get("default_string", "_Unused")) for e in x.ravel()], object).reshape(x.shape)]
 
 
 def _cast_map(node: Node, inputs: Inputs) -> list[Any]:

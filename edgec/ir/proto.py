@@ -162,6 +162,12 @@ def attribute_of(proto: AttributeProto) -> Any:
     raise ValueError(f"the attribute {proto.name!r} has a type that edgec does not know")
 
 
+def constant_array(kind: str, value: Any) -> Array:
+    """The array that a Constant node stands for, from its one attribute: `value`, `sparse_value`, `value_float` …"""
+    dtypes = {"float": np.float32, "floats": np.float32, "int": np.int64, "ints": np.int64}
+    return np.asarray(value) if kind in ("value", "sparse_value") else np.array(value, dtypes.get(kind.removeprefix("value_"), object))
+
+
 def attribute_proto(name: str, value: Any, kind: int = 0) -> AttributeProto:
     """An attribute as ONNX's message; `kind` is the AttributeProto type that the operator declares, which an empty list needs."""
     made = AttributeProto(name=name)
@@ -209,7 +215,7 @@ def schema_of(op: str) -> onnx.defs.OpSchema | None:
 def attribute_kinds(op: str) -> Mapping[str, int]:
     """The AttributeProto type of each attribute of an operator; empty for operators that onnx does not know."""
     schema = schema_of(op)
-    return {} if schema is None else {k: int(getattr(a.type, "value", a.type)) for k, a in schema.attributes.items()}
+    return {} if schema is None else {k: int(a.type.value) for k, a in schema.attributes.items()}
 
 
 def node_proto(node: Node, inputs: Iterable[str], outputs: Iterable[str], name: str = "") -> NodeProto:
