@@ -16,7 +16,7 @@ from edgec.ir.graph import Graph
 from edgec.isa import Isa, cpu_isa
 from edgec.onnx import Model, import_model
 from edgec.pipeline import Context, Watch, run_passes
-from edgec.session import Bundle
+from edgec.bundle import Bundle
 from edgec.target import Target, find
 
 Progress = Callable[[str, int, int], None]

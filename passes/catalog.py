@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from edgec.pipeline import Catalog, Pass
-from passes import absorb, canonicalize, cluster, cse, fold, layout, legalize
+from passes import absorb, canonicalize, cluster, cse, fold, layout, legalize, promote
 
 _ROWS: Iterable[Pass] = (
     Pass("canonicalize", "One way to say each thing: no-ops go, attributes are written out, known shapes become constants.",
@@ -23,6 +23,9 @@ _ROWS: Iterable[Pass] = (
          absorb.run, rewrites=absorb.rewrites,
          after={"legalize": "what was taken apart leaves scales and biases behind"},
          before={"cluster": "a region keeps its arithmetic: nothing leaves it for the weights"}),
+    Pass("promote", "Half-precision activations become f32; weights stay as they are stored.", promote.run, rewrites=lambda: ["promote-half"],
+         after={"absorb": "absorb computes new weights in the dtype of the model"},
+         before={"cluster": "a region computes in the dtypes that its values have"}),
     Pass("cluster", "Regions that become one kernel each: an anchor and the elementwise arithmetic that follows it.", cluster.run,
          options={"max_epilogue": 24}),
     Pass("layout", "Each tensor gets the order of its elements, and weights are packed for their kernels.", layout.run,
@@ -31,5 +34,5 @@ _ROWS: Iterable[Pass] = (
 CATALOG: Catalog = {row.name: row for row in _ROWS}
 PORTABLE = "canonicalize,repeat(fold,canonicalize),cse,legalize,repeat(absorb,fold,canonicalize,cse)"
 """What needs no target: the result is plain ONNX."""
-DEFAULT = f"{PORTABLE},cluster,layout"
+DEFAULT = f"{PORTABLE},promote,canonicalize,cluster,layout"
 """A build."""

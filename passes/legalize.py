@@ -11,9 +11,9 @@ from edgec.ir.edit import prune
 from edgec.ir.graph import Graph
 from edgec.ir.sweep import sweep
 from edgec.pipeline import Context
-from passes.changes import contractions, moves, reductions, rulebook
+from passes.changes import contractions, dequantize, moves, reductions, rulebook
 
-CHANGES = rulebook.merged(reductions.CHANGES, contractions.CHANGES, moves.CHANGES)
+CHANGES = rulebook.merged(dequantize.CHANGES, reductions.CHANGES, contractions.CHANGES, moves.CHANGES)
 RULES = ("recompose.rules", "legalize.rules")
 
 

@@ -52,7 +52,7 @@ def schedule(graph: Graph, isa: Isa, name: str, progress: Callable[[str], None] 
 
 
 def _steps(graph: Graph, places: Places, isa: Isa) -> tuple[list[_Step], list[tuple[str, str]]]:
-    operands = Operands(lambda v: places[v].view, lambda v: v in graph.weights)
+    operands = Operands.of(graph.weights, lambda v: places[v].view)
     steps: list[_Step] = []
     refused: list[tuple[str, str]] = []
     for node in graph.nodes:

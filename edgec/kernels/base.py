@@ -4,12 +4,12 @@ A plan is pure data (frozen, hashable, printable): its repr is the kernel's iden
 no weight value is part of it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Literal
 
-from edgec.ir.graph import Value
+from edgec.ir.graph import Array, Value
 from edgec.ir.layout import Axis, View
 from edgec.ir.types import dtype_bits
 from edgec.isa import Isa
@@ -106,10 +106,19 @@ def extent(view: View) -> int:
 
 @dataclass(frozen=True)
 class Operands:
-    """What a planner may ask about the values that a region touches."""
+    """What a planner may ask about the values that a region touches: where they lie, and what is known of them when the model is built.
+
+    `ints` answers the elements of a constant integer tensor (pads, axes: structure, not weights), None for all others.
+    """
 
     view: Callable[[Value], View]
     constant: Callable[[Value], bool]
+    ints: Callable[[Value], tuple[int, ...] | None]
+
+    @classmethod
+    def of(cls, weights: Mapping[Value, Array], view: Callable[[Value], View]) -> "Operands":
+        """The operands of a graph with these weights."""
+        return cls(view, lambda v: v in weights, lambda v: tuple(weights[v].reshape(-1).tolist()) if v in weights and weights[v].dtype.kind == "i" else None)
 
 
 @dataclass(frozen=True)
@@ -142,3 +151,9 @@ def loads_of(region_operands: Sequence[Value], first_arg: int, operands: Operand
 def traffic(args: Sequence[Arg]) -> int:
     """Bytes that a kernel reads and writes when it touches each operand once."""
     return sum(a.elements * dtype_bits(a.dtype) // 8 for a in args if a.role != "scratch")
+
+
+def chunks(rows: int, wanted: int) -> int:
+    """How many equal chunks of rows there are when about `wanted` are asked for, none of them empty."""
+    height = -(-rows // max(1, min(rows, wanted)))
+    return -(-rows // height)

@@ -9,7 +9,7 @@ from edgec.ir.layout import Axis, View
 from edgec.cost import choose_tile
 from edgec.isa import Isa
 from edgec.kernels import plan_window
-from edgec.kernels.base import Arg, Epilogue, Load, Operands, Planned, extent, fuse_axes, loads_of, traffic, vectors
+from edgec.kernels.base import Arg, Epilogue, Load, Operands, Planned, chunks, extent, fuse_axes, loads_of, traffic, vectors
 from edgec.kernels.contract import ContractPlan, Taps, phases, run_length
 from edgec.kernels.region import Region
 
@@ -135,7 +135,7 @@ def _contraction(region: Region, isa: Isa, operands: Operands, views: Sequence[V
     unroll = _unroll(chunk, tile.tw * tile.nb, isa.lanes if lane else 1)
     macs = n * groups * channels * reduction * count * sum(t.out_count for t in xs)
     fixed = n * groups * len(widths)
-    row_chunks = max(1, min(min(t.out_count for t in ys), -(-_TASKS // fixed), macs // (_TASK_MACS * fixed)))
+    row_chunks = chunks(min(t.out_count for t in ys), min(-(-_TASKS // fixed), macs // (_TASK_MACS * fixed)))
     args = [Arg("input", value.tensor.dtype, extent(x)),
             Arg("weight" if w is None else "input", weight.tensor.dtype, weight.tensor.elements if w is None else extent(w))]
     if bias is not None:

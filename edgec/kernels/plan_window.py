@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from edgec.ir.graph import Value
 from edgec.ir.layout import Axis, View
 from edgec.isa import Isa
-from edgec.kernels.base import Arg, Epilogue, Load, Operands, Planned, extent, loads_of, traffic, vectors
+from edgec.kernels.base import Arg, Epilogue, Load, Operands, Planned, chunks, extent, loads_of, traffic, vectors
 from edgec.kernels.contract import Taps, phases
 from edgec.kernels.region import Region
 from edgec.kernels.window import WindowPlan
@@ -82,7 +82,7 @@ def _window(op: str, region: Region, isa: Isa, operands: Operands, images: tuple
     widths = vectors(channels, lanes)
     fixed = y.axes[0].extent * len(widths)
     work = y.axes[2].extent * y.axes[3].extent * taps
-    row_chunks = max(1, min(ys.out_count, -(-_TASKS // fixed), work // 4096))
+    row_chunks = chunks(ys.out_count, min(-(-_TASKS // fixed), work // 4096))
     first = len(args)
     args += [Arg("input", v.tensor.dtype, extent(view)) for v, view in zip(region.operands, loads, strict=True)]
     args.append(Arg("output", region.result.dtype, extent(y)))

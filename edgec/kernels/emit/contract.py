@@ -7,7 +7,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
 from edgec.kernels.contract import ContractPlan, Taps
-from edgec.kernels.emit.core import Accumulators, Index, Kernel, Vector, address, along, const, function, lane, loop, when
+from edgec.kernels.emit.core import Accumulators, Index, Kernel, Vector, address, along, cast, const, function, lane, loop, when
 from edgec.kernels.emit.elementwise import epilogue
 
 
@@ -31,7 +31,7 @@ class _Contraction:
     def task(self, t: Index) -> None:
         plan = self.plan
         chunks, vgroups = plan.row_chunks, len(plan.widths)
-        r = t % chunks if chunks > 1 else 0
+        r = T.bind(tirx.truncmod(t, chunks)) if chunks > 1 else 0        # not %: TVM 0.27 loses `begin` when it simplifies a floormod
         t = T.bind(tirx.truncdiv(t, chunks)) if chunks > 1 else t
         g = T.bind(tirx.truncmod(t, vgroups)) if vgroups > 1 else 0
         t = T.bind(tirx.truncdiv(t, vgroups)) if vgroups > 1 else t
@@ -169,13 +169,12 @@ class _Tile:
             loaded = {i: T.bind(self.k.load(0, pixel + c * self.plan.unroll + part + i * stride, lanes)) for i in columns}
             for u in range(lanes):
                 self._fma(acc, self._weights(q, weight, c * self.plan.unroll + part + u), columns,
-                          lambda i, w, u=u: T.Broadcast(lane(loaded[i], u), w) if w != lanes  # type: ignore[misc]
-                          else tirx.Shuffle([loaded[i]], [tirx.IntImm("int32", u)] * w))
+                          lambda i, w, u=u: lane(loaded[i], u) if w == 1 else tirx.Shuffle([loaded[i]], [tirx.IntImm("int32", u)] * w))  # type: ignore[misc]
 
     def _weights(self, q: Index, weight: Index, c: Index) -> list[Vector]:
         plan = self.plan
         if plan.w is None:
-            return [T.bind(self.k.load(1, weight + c * self.offsets[-1] + self.offsets[j], w)) for j, w in enumerate(self.widths)]
+            return [T.bind(cast(self.k.load(1, weight + c * self.offsets[-1] + self.offsets[j], w), "f32", w)) for j, w in enumerate(self.widths)]
         row = address(plan.w, [self.n, q * plan.chunk + c, 0]) + self.first
         return [T.bind(self.k.load(1, row + self.offsets[j], w)) for j, w in enumerate(self.widths)]
 

@@ -4,7 +4,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
 from edgec.kernels.contract import Taps
-from edgec.kernels.emit.core import Accumulators, Index, Kernel, Vector, const, function, loop, when
+from edgec.kernels.emit.core import Accumulators, Index, Kernel, Vector, cast, const, function, loop, when
 from edgec.kernels.emit.elementwise import epilogue
 from edgec.kernels.emit.functions import OPERATIONS
 from edgec.kernels.expr import Instr
@@ -28,7 +28,7 @@ class _Window:
     def task(self, t: Index) -> None:
         plan = self.plan
         chunks, count = plan.row_chunks, len(plan.widths)
-        r = t % chunks if chunks > 1 else 0
+        r = T.bind(tirx.truncmod(t, chunks)) if chunks > 1 else 0        # not %: TVM 0.27 loses `begin` when it simplifies a floormod
         t = T.bind(tirx.truncdiv(t, chunks)) if chunks > 1 else t
         v = T.bind(tirx.truncmod(t, count)) if count > 1 else 0
         n = T.bind(tirx.truncdiv(t, count)) if count > 1 else t
@@ -99,7 +99,7 @@ class _Window:
             return None
         taps_x = 1 + max(xs.kernel + (xs.count - 1) * xs.kernel_step for xs in self.plan.xs)
         taps_y = 1 + max(ys.kernel + (ys.count - 1) * ys.kernel_step for ys in self.plan.ys)
-        return T.bind(self.k.load(1, channel * (taps_x * taps_y) + (ky * taps_x + kx) * width, width))
+        return T.bind(cast(self.k.load(1, channel * (taps_x * taps_y) + (ky * taps_x + kx) * width, width), "f32", width))
 
     def _step(self, acc: Vector, value: Vector, weight: Vector | None, width: int) -> Vector:
         if self.plan.op == "depthwise":

@@ -1,0 +1,158 @@
+"""Convolutions, products, windows, maps and pads: each plan alone, against float64, between guard pages."""
+
+from collections.abc import Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgec.ir.evaluate import evaluate_node
+from edgec.ir.graph import Array, Graph, Node, Value
+from edgec.ir.layout import Layout
+from edgec.ir.types import Tensor
+from edgec.isa import Isa
+from edgec.kernels.base import Operands
+from edgec.kernels.emit import emit
+from edgec.kernels.plan import packed, plan
+from tests.kernel_harness import A72, AVX2, AVX512, gathered, on, run, scatter
+
+NHWC = Layout((0, 2, 3, 1))
+
+
+def blocked(size: int) -> Layout:
+    return Layout((0, 1, 2, 3), ((1, size),))
+
+
+def check(isa: Isa, nodes: Sequence[Node], inputs: dict[Value, Array], weights: dict[Value, Array], tolerance: float = 1e-5) -> str:
+    """Plan and run the nodes as one kernel; the algorithm's name, once it agrees with the evaluator in float64."""
+    known: dict[Value, Array] = {v: a.astype(np.float64) if a.dtype.kind == "f" else a for v, a in {**inputs, **weights}.items()}
+    for node in nodes:
+        made = evaluate_node(node, [None if v is None else known[v] for v in node.inputs], precise=True)
+        known.update(zip(node.outputs, made, strict=True))
+    output = nodes[-1].outputs[0]
+    if len(nodes) == 1:
+        fused = nodes[0]
+    else:
+        outer = tuple(dict.fromkeys(v for n in nodes for v in n.inputs if v is not None and v in {**inputs, **weights}))
+        fused = Node("edgec.Fused", outer, (output,), MappingProxyType({"kind": "test", "body": Graph("body", outer, (output,), tuple(nodes))}))
+    planned = plan(fused, isa, Operands.of(weights, lambda v: v.tensor.view))
+    assert not isinstance(planned, str), planned
+    arrays = []
+    for i, (arg, value) in enumerate(zip(planned.plan.args, planned.inputs, strict=False)):
+        given = {**inputs, **weights}[value]
+        arrays.append(packed(planned.plan, i, given) if arg.role == "weight" else scatter(given, value.tensor.layout))
+    outcome = run(planned.plan, emit, arrays)
+    got, want = gathered(outcome.outputs[0], output.tensor.view), known[output].astype(np.float64)
+    spread = np.abs(want).max() or 1.0
+    assert np.isfinite(got).all()
+    assert np.abs(got - want).max() <= tolerance * spread
+    return planned.plan.algo
+
+
+def tensor(name: str, shape: Sequence[int], layout: Layout | None = None, dtype: str = "f32") -> Value:
+    return Value(name, Tensor(dtype, tuple(shape), layout))
+
+
+def numbers(rng: np.random.Generator, value: Value) -> Array:
+    return rng.standard_normal(value.dims).astype(np.float32)
+
+
+def window(size: int, kernel: int, stride: int, dilation: int, pads: tuple[int, int]) -> int:
+    return (size + sum(pads) - (kernel - 1) * dilation - 1) // stride + 1
+
+
+CONVOLUTIONS: list[dict[str, Any]] = [
+    {"x": (1, 32, 9, 30), "m": 64, "k": (3, 3), "pads": (1, 1, 1, 1), "lx": 16, "ly": 16},
+    {"x": (2, 3, 19, 17), "m": 21, "k": (7, 5), "strides": (2, 3), "pads": (3, 2, 2, 1), "lx": 0, "ly": -1},
+    {"x": (1, 24, 7, 7), "m": 40, "k": (1, 1), "lx": -1, "ly": -1},
+    {"x": (1, 16, 1, 1), "m": 10, "k": (1, 1), "lx": 0, "ly": 0},
+    {"x": (1, 12, 20, 20), "m": 5, "k": (3, 3), "dilations": (4, 5), "pads": (4, 5, 4, 5), "lx": -1, "ly": 0},
+    {"x": (2, 24, 5, 6), "m": 36, "k": (3, 3), "group": 3, "pads": (1, 1, 1, 1), "lx": -1, "ly": -1},
+    {"x": (1, 64, 6, 6), "m": 64, "k": (3, 3), "group": 2, "strides": (2, 2), "pads": (0, 1, 1, 0), "lx": 16, "ly": 16},
+    {"x": (1, 1, 200, 1), "m": 16, "k": (64, 1), "strides": (4, 1), "pads": (30, 0, 33, 0), "lx": 0, "ly": -1},
+    {"x": (1, 17, 8, 9), "m": 17, "k": (3, 3), "group": 17, "pads": (1, 1, 1, 1), "lx": -1, "ly": -1},
+    {"x": (2, 32, 11, 13), "m": 32, "k": (5, 3), "group": 32, "strides": (2, 2), "pads": (2, 1, 1, 1), "lx": 16, "ly": 16},
+    {"x": (1, 8, 3, 3), "m": 8, "k": (3, 3), "pads": (5, 5, 5, 5), "lx": -1, "ly": -1},
+]
+
+
+def layout_of(code: int) -> Layout | None:
+    return None if code == 0 else NHWC if code < 0 else blocked(code)
+
+
+@pytest.mark.parametrize("isa", on(AVX512, AVX2, A72))
+@pytest.mark.parametrize("case", CONVOLUTIONS, ids=lambda c: f"{c['x']}-{c['m']}-{c['k']}")
+def test_convolution(case: dict[str, Any], isa: Isa) -> None:
+    rng = np.random.default_rng(1)
+    strides, dilations = case.get("strides", (1, 1)), case.get("dilations", (1, 1))
+    pads, group = case.get("pads", (0, 0, 0, 0)), case.get("group", 1)
+    n, c, h, w = case["x"]
+    out = [window(s, k, st, d, (pads[i], pads[i + 2])) for i, (s, k, st, d) in enumerate(zip((h, w), case["k"], strides, dilations, strict=True))]
+    x = tensor("x", case["x"], layout_of(case["lx"]))
+    weight, bias = tensor("w", (case["m"], c // group, *case["k"])), tensor("b", (case["m"],))
+    shape = (n, case["m"], *out)
+    y, z, r, scale = tensor("y", shape), tensor("z", shape), tensor("r", shape, layout_of(case["ly"])), tensor("s", (case["m"], 1, 1))
+    result = tensor("out", shape, layout_of(case["ly"]))
+    attrs = MappingProxyType({"kernel_shape": list(case["k"]), "strides": list(strides), "dilations": list(dilations), "pads": list(pads), "group": group})
+    nodes = [Node("Conv", (x, weight, bias), (y,), attrs), Node("Mul", (y, scale), (z,)), Node("Add", (z, r), (result,))]
+    check(isa, nodes, {x: numbers(rng, x), r: numbers(rng, r)}, {v: numbers(rng, v) for v in (weight, bias, scale)})
+
+
+@pytest.mark.parametrize("isa", on(AVX512, A72))
+@pytest.mark.parametrize(("c", "m", "k", "stride", "pads", "group"), [
+    (8, 12, (2, 2), 2, (0, 0, 0, 0), 1), (5, 3, (4, 4), 2, (1, 1, 1, 1), 1), (6, 4, (3, 3), 3, (1, 0, 1, 2), 2), (4, 4, (3, 2), 1, (1, 0, 1, 1), 1)])
+def test_transposed_convolution(c: int, m: int, k: tuple[int, int], stride: int, pads: tuple[int, ...], group: int, isa: Isa) -> None:
+    rng = np.random.default_rng(2)
+    x = tensor("x", (2, c, 5, 6), NHWC)
+    out = [stride * (s - 1) + kk - pads[i] - pads[i + 2] for i, (s, kk) in enumerate(zip((5, 6), k, strict=True))]
+    weight, y = tensor("w", (c, m // group, *k)), tensor("y", (2, m, *out), NHWC)
+    attrs = MappingProxyType({"kernel_shape": list(k), "strides": [stride] * 2, "dilations": [1, 1], "pads": list(pads), "group": group})
+    assert check(isa, [Node("ConvTranspose", (x, weight), (y,), attrs)], {x: numbers(rng, x)}, {weight: numbers(rng, weight)})
+
+
+@pytest.mark.parametrize("isa", on(AVX512, AVX2, A72))
+@pytest.mark.parametrize(("a", "b"), [((1, 70), (70, 33)), ((5, 64), (64, 10)), ((2, 7, 24), (24, 40)), ((17, 3), (3, 1))])
+def test_product_with_weights(a: tuple[int, ...], b: tuple[int, int], isa: Isa) -> None:
+    rng = np.random.default_rng(3)
+    x, w, y, bias, out = tensor("x", a), tensor("w", b), tensor("y", (*a[:-1], b[1])), tensor("b", (b[1],)), tensor("o", (*a[:-1], b[1]))
+    check(isa, [Node("MatMul", (x, w), (y,)), Node("Add", (y, bias), (out,))], {x: numbers(rng, x)}, {w: numbers(rng, w), bias: numbers(rng, bias)})
+
+
+@pytest.mark.parametrize("isa", on(AVX512, A72))
+@pytest.mark.parametrize(("a", "b"), [((3, 9, 8), (3, 8, 20)), ((2, 3, 5, 7), (2, 3, 7, 6)), ((4, 6), (6, 9))])
+def test_product_of_activations(a: tuple[int, ...], b: tuple[int, ...], isa: Isa) -> None:
+    rng = np.random.default_rng(4)
+    x, w, y = tensor("x", a), tensor("w", b), tensor("y", (*a[:-1], b[-1]))
+    check(isa, [Node("MatMul", (x, w), (y,))], {x: numbers(rng, x), w: numbers(rng, w)}, {})
+
+
+@pytest.mark.parametrize("isa", on(AVX512, A72))
+@pytest.mark.parametrize("layout", [NHWC, blocked(8)], ids=["nhwc", "blocked"])
+@pytest.mark.parametrize(("op", "extra"), [("MaxPool", {}), ("AveragePool", {}), ("AveragePool", {"count_include_pad": 1})])
+def test_pool(op: str, extra: dict[str, int], layout: Layout, isa: Isa) -> None:
+    rng = np.random.default_rng(5)
+    x, y = tensor("x", (2, 24, 9, 10), layout), tensor("y", (2, 24, 5, 4), layout)
+    attrs = MappingProxyType({"kernel_shape": [3, 3], "strides": [2, 3], "pads": [1, 1, 1, 1], **extra})
+    values = numbers(rng, x) - 3
+    check(isa, [Node(op, (x,), (y,), attrs)], {x: values}, {})
+
+
+@pytest.mark.parametrize("isa", on(AVX512, A72))
+@pytest.mark.parametrize(("shape", "other", "layouts"), [
+    ((2, 16, 5, 3), (16, 1, 1), (blocked(8), None, NHWC)), ((1, 5, 7, 9), (1, 5, 7, 9), (None, NHWC, None)), ((3, 1, 33), (1, 4, 33), (None, None, None)),
+    ((100001,), (1,), (None, None, None))])
+def test_map(shape: tuple[int, ...], other: tuple[int, ...], layouts: tuple[Layout | None, ...], isa: Isa) -> None:
+    rng = np.random.default_rng(6)
+    result = np.broadcast_shapes(shape, other)
+    a, b, s, y = tensor("a", shape, layouts[0]), tensor("b", other, layouts[1]), tensor("s", result), tensor("y", result, layouts[2])
+    check(isa, [Node("Sub", (a, b), (s,)), Node("Relu", (s,), (y,))], {a: numbers(rng, a), b: numbers(rng, b)}, {})
+
+
+@pytest.mark.parametrize("isa", on(AVX512, A72))
+@pytest.mark.parametrize(("lx", "ly"), [(None, None), (blocked(16), blocked(16)), (NHWC, blocked(8)), (blocked(8), NHWC)])
+def test_pad(lx: Layout | None, ly: Layout | None, isa: Isa) -> None:
+    rng = np.random.default_rng(7)
+    x, pads, y = tensor("x", (2, 16, 3, 5), lx), tensor("p", (8,), dtype="i64"), tensor("y", (2, 32, 4, 8), ly)
+    amounts = np.array([0, 8, 1, 0, 0, 8, 0, 3], np.int64)
+    check(isa, [Node("Pad", (x, pads), (y,))], {x: numbers(rng, x)}, {pads: amounts})
