@@ -3,13 +3,17 @@
 Each task of a Toy handles `chunk` elements. A Toy with kind `fragile` fails where x is above 1000.
 """
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Toy:
-    """`add`: y = a + b; `scale`: y = x * w; `exp`: y = exp(x), through libm; `fragile`: y = x or an error; `broken`: does not compile."""
+    """`add`: y = a + b; `scale`: y = x * w; `exp`: y = exp(x), through libm; `fragile`: y = x or an error.
+
+    And three that must not come through: `broken` raises, `crash` takes its process with it, `foreign` calls a function that is not there.
+    """
 
     kind: str
     tasks: int
@@ -28,6 +32,8 @@ def emit(plan: Toy, symbol: str) -> Any:
 
     if plan.kind == "broken":
         raise ValueError("this plan cannot be a kernel")
+    if plan.kind == "crash":
+        os.abort()
     names = {"add": ("a", "b", "y"), "scale": ("x", "w", "y")}.get(plan.kind, ("x", "y"))
     with IRBuilder() as builder, t.prim_func():
         t.func_name(symbol)
@@ -40,7 +46,8 @@ def emit(plan: Toy, symbol: str) -> Any:
                 with t.If(first > tirx.FloatImm("float32", 1000.0)), t.Then():
                     t.evaluate(tirx.tvm_throw_last_error())
             made = {"add": lambda: first + buffers[1][i], "scale": lambda: first * buffers[1][i],
-                    "exp": lambda: tirx.exp(first)}.get(plan.kind, lambda: first)()
+                    "exp": lambda: tirx.exp(first),
+                    "foreign": lambda: t.call_extern("float32", "elsewhere", first)}.get(plan.kind, lambda: first)()
             t.buffer_store(buffers[-1], made, [i])
     function = builder.get()
     params, declared = [], []

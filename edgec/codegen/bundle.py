@@ -107,6 +107,7 @@ def _fill(
     (folder / f"{name}.o").write_bytes(elf.write(merged))
     for file in ("edgec_rt.c", "edgec_rt.h", "run.py", "CMakeLists.txt", "NOTICE"):
         (folder / file).write_text(c_source.fill(file, {"NAME": name}))
+    (folder / "run.py").chmod(0o755)
     if "linux" in isa.triple:
         chain.link_shared([f"{name}.o"], folder, f"lib{name}.so")
         chain.compile(["edgec_rt.c"], folder, "edgec_rt.o", "-O2", "-std=c11")

@@ -21,7 +21,7 @@ _DROPPED = (".debug", ".comment", ".note", ".eh_frame", ".llvm", ".ARM.exidx", "
 
 @dataclass(frozen=True)
 class Relocation:
-    """One place in a section that the linker fills in; `symbol` is an index into the file's symbols."""
+    """One place in a section that the linker fills in; `symbol` is an index into the file's symbols, -1 for none."""
 
     offset: int
     kind: int
@@ -64,7 +64,7 @@ class Symbol:
     @property
     def is_undefined(self) -> bool:
         """Whether another file must define it."""
-        return self.section is None and self.name != ""
+        return self.section is None
 
 
 @dataclass(frozen=True)
@@ -165,9 +165,9 @@ def _read(data: bytes, what: str) -> Elf:
             and not names[i].startswith(_DROPPED) and not r[2] & _EXCLUDE]
     place = {old: new for new, old in enumerate(kept)}
     relocations = {r[7]: (r[1] == _RELA, body[i]) for i, r in enumerate(rows) if r[1] in {_RELA, _REL}}
-    strings, symbols, number = body[rows[tables[0]][6]], list[Symbol](), dict[int, int]()
+    strings, symbols, number = body[rows[tables[0]][6]], list[Symbol](), {0: -1}  # the first row is no symbol
     for i, (name, info, other, section, value, size) in enumerate(form.read_symbols(body[tables[0]])):
-        if info & 15 == _FILE or (section not in {_UNDEFINED, _ABSOLUTE} and section < _LAST_PLAIN and section not in place):
+        if i == 0 or info & 15 == _FILE or (section not in {_UNDEFINED, _ABSOLUTE} and section < _LAST_PLAIN and section not in place):
             continue
         if section >= _LAST_PLAIN and section != _ABSOLUTE:
             raise EdgecError(f"{what} has a common symbol {_text(strings, name)}: compile it with -fno-common")
@@ -208,7 +208,7 @@ def merge(files: Sequence[Elf], public: Collection[str], what: str = "object") -
     live = _reachable(sections, symbols, public)
     place = {old: new for new, old in enumerate(live)}
     used = {r.symbol for i in live for r in sections[i].relocations}
-    local, shared, number = list[Symbol](), list[Symbol](), dict[int, int]()
+    local, shared, number = list[Symbol](), list[Symbol](), {-1: -1}
     keep = [i for i, s in enumerate(symbols) if (s.section in place or s.section == -1 or i in used) and _wanted(s, used, i)]
     for wants_local in (True, False):
         for i in keep:
@@ -233,7 +233,7 @@ def _concatenate(files: Sequence[Elf], what: str) -> tuple[list[Section], list[S
     """Put all sections and symbols into one numbering in which each shared name exists once."""
     sections, symbols, shared, attributes = list[Section](), list[Symbol](), dict[str, int](), set[str]()
     for file in files:
-        base, number = len(sections), dict[int, int]()
+        base, number = len(sections), {-1: -1}
         for i, s in enumerate(file.symbols):
             moved = replace(s, section=s.section if s.section is None or s.section < 0 else base + s.section)
             if s.binding == _LOCAL or not s.name:
@@ -271,7 +271,7 @@ def _reachable(sections: Sequence[Section], symbols: Sequence[Symbol], public: I
             continue
         seen.add(i)
         for r in sections[i].relocations:
-            target = symbols[r.symbol].section
+            target = symbols[r.symbol].section if r.symbol >= 0 else None
             if target is not None and target >= 0:
                 todo.append(target)
     return sorted(seen)

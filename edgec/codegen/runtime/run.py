@@ -1,27 +1,33 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: 0BSD
-"""Runs the model that lies beside this file; needs Python 3.8 and numpy.
+# ruff: noqa: B905, FURB188, T201 - Python 3.8
+"""Runs the model that lies beside this file. Needs Python 3.8 and numpy, nothing else.
 
     python3 run.py [--threads N] [--out FOLDER] [x.npy | NAME=x.npy ...]     (random inputs where none are given)
 
     from run import Model
     Model("model.edgec", threads=2).run({"x": array})                        -> {"y": array}
+
+Types that numpy does not have (bf16) are given as the bits of an unsigned integer.
 """
+
+from __future__ import annotations
 
 import argparse
 import ctypes
 import hashlib
 import json
-import os
 import platform
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 SCHEMA, ABI = 1, 1
-# bf16 has no numpy type: its bits are given as uint16.
-DTYPES = {"f16": np.float16, "f32": np.float32, "f64": np.float64, "bool": np.bool_, "bf16": np.uint16}
-DTYPES.update({s + b: getattr(np, ("u" if s == "u" else "") + "int" + b) for s in "iu" for b in ("8", "16", "32", "64")})
+DTYPES: dict[str, Any] = {"f16": np.float16, "f32": np.float32, "f64": np.float64, "bool": np.bool_, "bf16": np.uint16,
+                          "i8": np.int8, "i16": np.int16, "i32": np.int32, "i64": np.int64,
+                          "u8": np.uint8, "u16": np.uint16, "u32": np.uint32, "u64": np.uint64}
 
 
 class Args(ctypes.Structure):
@@ -33,124 +39,133 @@ class Args(ctypes.Structure):
 
 
 class Model:
-    """A compiled model. `run` may be called by several threads at once."""
+    """A compiled model. Several threads may call `run` at once."""
 
-    def __init__(self, path=None, threads=1):
-        folder = os.path.abspath(path or os.path.dirname(os.path.abspath(__file__)))
-        with open(os.path.join(folder, "manifest.json"), encoding="utf-8") as file:
-            self.manifest = facts = json.load(file)
-        if facts["schema"] > SCHEMA or facts["abi"] != ABI:
-            raise RuntimeError("this model needs a newer run.py")
-        if platform.machine() != facts["requires"]["machine"]:
-            raise RuntimeError("this model was built for {} and this machine is {}".format(facts["requires"]["machine"], platform.machine()))
-        name = facts["c_name"]
-        for file in ("lib" + name + ".so", name + ".weights.bin"):
-            check(os.path.join(folder, file), facts["files"][file])
-        for libm in ("libm.so.6", "libm.so"):  # kernels may use its functions
+    def __init__(self, path: str | None = None, threads: int = 1) -> None:
+        """Load the bundle in folder `path`, or the one that this file is part of. RuntimeError when it cannot run here."""
+        folder = Path(path) if path else Path(__file__).resolve().parent
+        facts = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        if facts["schema"] > SCHEMA or facts["abi"] > ABI:
+            raise RuntimeError("this model was made by a newer edgec than this run.py")
+        machine = facts["requires"]["machine"]
+        if machine != platform.machine():
+            raise RuntimeError(f"this model is for {machine} and this machine is {platform.machine()}")
+        self.inputs, self.outputs, self._sizes = facts["inputs"], facts["outputs"], facts["sizes"]
+        name, digests = facts["c_name"], facts["files"]
+        for libm in ("libm.so.6", "libm.so"):  # some kernels use its functions
             try:
                 ctypes.CDLL(libm, mode=ctypes.RTLD_GLOBAL)
-                break
             except OSError:
-                pass
-        library = ctypes.CDLL(os.path.join(folder, "lib" + name + ".so"))
-        self._run, self._strerror = library[name + "_run_args"], library[name + "_strerror"]
+                continue
+            break
+        library = load(folder / f"lib{name}.so", digests)
+        self._run, self._strerror = library[f"{name}_run_args"], library[f"{name}_strerror"]
         self._strerror.restype = ctypes.c_char_p
         missing = ctypes.c_char_p()
-        if library[name + "_check_cpu"](ctypes.byref(missing)):
-            raise RuntimeError("this processor lacks " + missing.value.decode() + ", which the model needs")
-        self.inputs, self.outputs, self._sizes = facts["inputs"], facts["outputs"], facts["sizes"]
-        with open(os.path.join(folder, name + ".weights.bin"), "rb") as file:
-            self._weights = self._memory(os.fstat(file.fileno()).st_size)
-            file.readinto(self._weights)
+        if library[f"{name}_check_cpu"](ctypes.byref(missing)):
+            raise RuntimeError(f"this processor lacks {(missing.value or b'?').decode()}, which the model needs")
+        weights = folder / f"{name}.weights.bin"
+        check(weights, digests)
+        self._weights = self._memory(weights.stat().st_size)
+        with weights.open("rb", buffering=0) as file:
+            file.readinto(self._weights.data)
         self._prepared, self._state = self._memory(self._sizes["prepared_bytes"]), self._memory(self._sizes["state_bytes"])
-        self._check(library[name + "_prepare"](pointer(self._weights), pointer(self._prepared)))
+        self._check(library[f"{name}_prepare"](*(ctypes.c_void_p(pointer(m)) for m in (self._weights, self._prepared))))
         self._rt = None
         if threads > 1:
-            check(os.path.join(folder, "libedgec_rt.so"), facts["files"]["libedgec_rt.so"])
-            pool = ctypes.CDLL(os.path.join(folder, "libedgec_rt.so"))
+            pool = load(folder / "libedgec_rt.so", digests)
             pool.edgec_rt_create.restype = ctypes.c_void_p
             self._rt = pool.edgec_rt_create(ctypes.c_int32(threads))
             if not self._rt:
                 raise RuntimeError("threads cannot be started")
 
-    def _memory(self, size):
-        """Aligned memory."""
-        align = self._sizes["alignment"]
+    def _memory(self, size: int) -> np.ndarray[Any, Any]:
+        """Zeros at an aligned address."""
+        align = int(self._sizes["alignment"])
         block = np.zeros(size + align, np.uint8)
         start = -block.ctypes.data % align
         return block[start:start + size]
 
-    def _check(self, code):
+    def _check(self, code: int) -> None:
         if code:
             raise RuntimeError(self._strerror(ctypes.c_int32(code)).decode())
 
-    def run(self, feeds):
-        """Run on arrays by name, or on one array when there is one input; returns the outputs by name."""
+    def run(self, feeds: Any) -> dict[str, np.ndarray[Any, Any]]:
+        """Run on arrays by name, or on one array when there is one input; return the outputs by name."""
         if not isinstance(feeds, dict):
             feeds = {self.inputs[0]["name"]: feeds}
         ins = []
         for port in self.inputs:
             if port["name"] not in feeds:
-                raise ValueError("there is no array for the input " + port["name"])
-            array = np.ascontiguousarray(feeds[port["name"]])
-            if array.shape != tuple(port["shape"]) and array.size == 1 == int(np.prod(port["shape"])):
-                array = array.reshape(port["shape"])
+                raise ValueError(f"there is no array for the input {port['name']}")
+            array = np.asarray(feeds[port["name"]], order="C")
             if array.shape != tuple(port["shape"]) or array.dtype != DTYPES[port["dtype"]]:
-                raise ValueError("the input {name} must be {dtype}{shape}".format(**port) + ", not {}{}".format(array.dtype, list(array.shape)))
+                raise ValueError("the input {name} must be {dtype}{shape}".format(**port) + f", not {array.dtype}{list(array.shape)}")
             ins.append(array)
         outs = [np.empty(p["shape"], DTYPES[p["dtype"]]) for p in self.outputs]
         arena = self._memory(self._sizes["arena_bytes"])
-        in_pointers = (ctypes.c_void_p * max(1, len(ins)))(*[a.ctypes.data for a in ins])
-        out_pointers = (ctypes.c_void_p * max(1, len(outs)))(*[a.ctypes.data for a in outs])
-        args = Args(ctypes.sizeof(Args), ABI, pointer(self._weights), pointer(self._prepared), pointer(arena), pointer(self._state),
-                    ctypes.cast(in_pointers, ctypes.c_void_p), ctypes.cast(out_pointers, ctypes.c_void_p), None, None, self._rt, 0, 0, 0, 0)
+        in_pointers = (ctypes.c_void_p * (len(ins) + 1))(*[a.ctypes.data for a in ins])
+        out_pointers = (ctypes.c_void_p * (len(outs) + 1))(*[a.ctypes.data for a in outs])
+        args = Args(size=ctypes.sizeof(Args), abi=ABI, weights=pointer(self._weights), prepared=pointer(self._prepared),
+                    arena=pointer(arena), state=pointer(self._state), rt=self._rt,
+                    ins=ctypes.addressof(in_pointers), outs=ctypes.addressof(out_pointers))
         self._check(self._run(ctypes.byref(args)))
         return {port["name"]: array for port, array in zip(self.outputs, outs)}
 
 
-def pointer(array):
+def pointer(array: np.ndarray[Any, Any]) -> int | None:
     """The address of an array, NULL when it is empty."""
-    return ctypes.c_void_p(array.ctypes.data if array.size else None)
+    return array.ctypes.data if array.size else None
 
 
-def check(path, digest):
+def check(path: Path, digests: dict[str, str]) -> None:
     """Compare a file with its checksum."""
-    found = hashlib.sha256()
-    with open(path, "rb") as file:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
-            found.update(block)
-    if found.hexdigest() != digest:
-        raise RuntimeError("the file " + path + " is damaged")
+            digest.update(block)
+    if digest.hexdigest() != digests[path.name]:
+        raise RuntimeError(f"{path} is damaged: its checksum is not the one in manifest.json")
 
 
-def main():
+def load(path: Path, digests: dict[str, str]) -> ctypes.CDLL:
+    """Load a library after a look at its checksum."""
+    check(path, digests)
+    return ctypes.CDLL(str(path))
+
+
+def main() -> None:
+    """Read arrays, run the model, say what came out."""
     parser = argparse.ArgumentParser(description="Run the model that lies beside this file.")
     parser.add_argument("inputs", nargs="*", metavar="x.npy | NAME=x.npy", help="arrays; random ones where none are given")
     parser.add_argument("--threads", type=int, default=1, metavar="N")
-    parser.add_argument("--out", metavar="FOLDER", help="where to write the outputs as .npy files")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write the outputs as .npy files")
     options = parser.parse_args()
     model = Model(threads=options.threads)
-    names, random, feeds = [p["name"] for p in model.inputs], np.random.RandomState(0), {}
+    names, feeds = [p["name"] for p in model.inputs], {}
     for at, word in enumerate(options.inputs):
-        name, equals, path = word.rpartition("=")
+        name, equals, file = word.rpartition("=")
         name = name if equals else names[at] if at < len(names) else ""
         if name not in names:
-            raise ValueError("there is no input for {}; the inputs are {}".format(word, ", ".join(names)))
-        feeds[name] = np.load(path[1:] if path.startswith("@") else path)
+            raise ValueError(f"there is no input for {word}; the inputs are {', '.join(names)}")
+        feeds[name] = np.load(file[1:] if file.startswith("@") else file)
+    dice = np.random.default_rng(0)
     for port in model.inputs:
         if port["name"] not in feeds:
-            made = random.standard_normal(port["shape"]) if port["dtype"].startswith("f") else random.randint(0, 2, port["shape"])
+            made = dice.standard_normal(port["shape"]) if port["dtype"].startswith("f") else dice.integers(0, 2, port["shape"])
             feeds[port["name"]] = np.asarray(made).astype(DTYPES[port["dtype"]])
-    for port, (name, array) in zip(model.outputs, model.run(feeds).items()):
-        line = "{}: {}{}".format(name, port["dtype"], list(array.shape))
-        print(line + (" min {:.6g} max {:.6g} argmax {}".format(array.min(), array.max(), int(array.argmax())) if array.size else ""))
+    made = model.run(feeds)
+    for port in model.outputs:
+        array = made[port["name"]]
+        facts = f" min {array.min():.6g} max {array.max():.6g} argmax {array.argmax()}" if array.size else ""
+        print(f"{port['name']}: {port['dtype']}{list(array.shape)}{facts}")
         if options.out:
-            os.makedirs(options.out, exist_ok=True)
-            np.save(os.path.join(options.out, port["c_name"] + ".npy"), array)
+            options.out.mkdir(parents=True, exist_ok=True)
+            np.save(options.out / (port["c_name"] + ".npy"), array)
 
 
 if __name__ == "__main__":
     try:
         main()
     except (RuntimeError, ValueError, OSError) as error:
-        sys.exit("run.py: {}".format(error))
+        sys.exit(f"run.py: {error}")
