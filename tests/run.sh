@@ -41,7 +41,7 @@ tools() {
 bare_examples() { # examples/run.sh must need no compiler and no binutils: it sees these commands and no others
     local path tool python
     path=$(mktemp -d)
-    for tool in bash cat cksum dirname env ls mkdir qemu-aarch64; do
+    for tool in bash cat cksum dirname env ls mkdir qemu-aarch64 uname; do
         python=$(command -v "$tool") && ln -s "$python" "$path/$tool"
     done
     ln -s "$(.venv/bin/python -c 'import sys; print(sys._base_executable)')" "$path/python3"
