@@ -279,6 +279,14 @@ graph @2(%x) { %c = If(%x) {b=@1} return %c }
     assert two.nodes[0].inputs == graph.nodes[1].attrs["body"].inputs
 
 
+def test_outputs_that_have_no_name_need_none_unless_they_are_read() -> None:
+    x, read, unread, last = Value("x"), Value(""), Value("", F32), Value("")
+    node = Node("LSTM", (x,), (unread, Value(""), read, last))
+    _, text = round_trip(Graph("g", (x,), (), (node, Node("Neg", (read,), (Value("y"),)))))
+    assert '  _: f32[2,3], _, %"", _ = LSTM(%x)\n' in text
+    assert '  %y = Neg(%"")\n' in text
+
+
 def test_lists_of_graphs_absent_operands_and_nodes_without_results() -> None:
     x = Value("x")
     bodies = [Graph("a", (), (x,), ()), Graph("b", (), (x,), ())]
@@ -327,6 +335,8 @@ MISTAKES = [
     ('graph @g() {\n  %w: f32[] = splat "a"\n  return %w\n}', '2:21: "a" is no f32'),
     ("graph @g() {\n  %w: string[1] = random 1\n  return %w\n}", "2:26: there are no random strings"),
     ("graph @g() {\n  %a, %w: f32[1] = splat 1.0\n  return %w\n}", "2:7: a constant has one value"),
+    ("graph @g() {\n  _: f32[1] = splat 1.0\n  return\n}", "2:3: only an output of a node may have no name"),
+    ("graph @g(_) {\n  return\n}", "1:10: only an output of a node may have no name"),
     ("graph @g(%x) {\n  %y = Op(%x) {a=1, a=2}\n  return %y\n}", "2:21: the attribute a is given twice"),
     ("graph @g(%x) {\n  %y = Op(%x) {a=[1, 2x]}\n  return %y\n}", "2:18: '2x' is no number"),
     ("graph @g(%x) {\n  %y = Op(%x) {a=@1}\n  return %y\n}", "2:18: there is no graph @1"),

@@ -137,7 +137,7 @@ def choose(condition: Any, then: Any, otherwise: Any) -> Any:
 
 
 def _scalar_or_array(scalar: Callable[[Any], Any], array: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda x: array(x) if isinstance(x, np.ndarray | np.generic) else scalar(x)
+    return lambda x: array(x) if hasattr(x, "__array_ufunc__") else scalar(x)
 
 
 FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType({
@@ -150,7 +150,7 @@ _CONSTANTS: Mapping[str, Any] = MappingProxyType({"true": True, "false": False})
 
 
 def _fold(scalar: Callable[..., Any], array: Callable[[Any, Any], Any], first: Any, *more: Any) -> Any:
-    if not any(isinstance(v, np.ndarray | np.generic) for v in (first, *more)):
+    if not any(hasattr(v, "__array_ufunc__") for v in (first, *more)):
         return scalar(first, *more) if more else scalar(first)
     for v in more:
         first = array(first, v)
@@ -199,11 +199,11 @@ def _value(expr: Expr, names: Mapping[str, Any], functions: Mapping[str, Callabl
 
 def truth(value: Any) -> bool:
     """Whether a condition holds; an array holds when all of it does."""
-    return bool(value.all()) if isinstance(value, np.ndarray | np.generic) else bool(value)
+    return bool(np.all(value)) if hasattr(value, "__array_ufunc__") else bool(value)
 
 
 def _equal(left: Any, right: Any) -> bool:
-    if isinstance(left, np.ndarray) or isinstance(right, np.ndarray):
+    if hasattr(left, "__array_ufunc__") or hasattr(right, "__array_ufunc__"):
         return truth(np.equal(left, right))
     if isinstance(left, Sequence) and isinstance(right, Sequence) and not isinstance(left, str) and not isinstance(right, str):
         return list(left) == list(right)

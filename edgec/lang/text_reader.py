@@ -100,7 +100,7 @@ class _Reader:
         _, name, params, where, *statements, result = self.trees[title].children
         self.open.append(title)
         scope, weights, nodes = _Scope(outer), dict[Value, Array](), list[Node]()
-        inputs = self.results(params, scope) if params else ()
+        inputs = tuple(self.define(p, scope) for p in _children(params))
         for statement in statements:
             if not isinstance(statement, Tree):
                 continue
@@ -121,11 +121,12 @@ class _Reader:
             raise self.wrong(low, f"{low} is more than {high}")
         return self.word(symbol), (int(low), int(high))
 
-    def results(self, tree: _Part, scope: _Scope) -> tuple[Value, ...]:
-        return tuple(self.define(r, scope) for r in tree.children)
-
-    def define(self, result: _Part, scope: _Scope) -> Value:
+    def define(self, result: _Part, scope: _Scope, *, named: bool = True) -> Value:
         token, kind = result.children
+        if token.type == "ABSENT":
+            if named:
+                raise self.wrong(token, "only an output of a node may have no name")
+            return Value("", None if kind is None else self.type(kind))
         name = self.bare(token)
         if name in scope.own:
             raise self.wrong(token, f"{token} is defined a second time")
@@ -142,7 +143,7 @@ class _Reader:
         results, op, args, attrs, device, origin = parts
         inputs = tuple(None if a.type == "ABSENT" else self.use(a, scope) for a in _children(args))
         known = self.attrs(attrs, scope) if attrs else _NO_ATTRS
-        outputs = self.results(results, scope) if isinstance(results, Tree) else ()
+        outputs = tuple(self.define(r, scope, named=False) for r in results.children) if isinstance(results, Tree) else ()
         return Node(self.word(op), inputs, outputs, known, device and self.word(device.children[0]), self.string(origin) if origin else "")
 
     def attrs(self, tree: Tree[Token], scope: _Scope) -> Mapping[str, Any]:

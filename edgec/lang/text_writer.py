@@ -36,7 +36,8 @@ class _Writer:
         names = _names(graph, outer)
 
         def typed(value: Value) -> str:
-            return f"{names[value]}: {show_type(value.type)}" if value.type else names[value]
+            name = names.get(value, "_")
+            return f"{name}: {show_type(value.type)}" if value.type else name
 
         title = self.titles[id(graph)]
         name = f" {quoted(graph.name)}" if _bare(graph.name) != title else ""
@@ -45,7 +46,7 @@ class _Writer:
         for value, array in graph.weights.items():
             yield f"  {typed(value)} = {self.constant(array, value.type)}"
         for node in graph.nodes:
-            yield f"  {', '.join(map(typed, node.outputs)) or '_'} = {self.made(node, names)}"
+            yield f"  {', '.join(map(typed, node.outputs)) or '()'} = {self.made(node, names)}"
         yield f"  return {', '.join(names[v] for v in graph.outputs)}".rstrip()
         yield "}"
 
@@ -97,12 +98,14 @@ class _Writer:
 def _names(graph: Graph, outer: Mapping[Value, str]) -> dict[Value, str]:
     """A name for every value that a graph makes or reads, no two the same; inputs and outputs keep theirs if they can.
 
-    A body may use the names of outer values that it does not read: most names need no change then.
+    A body may use the names of outer values that it does not read: most names need no change then. Outputs of nodes that have no
+    name and no reader get none.
     """
     reads = captured(graph)
     names = {v: outer[v] for v in reads if v in outer}
     used, next_number = set(names.values()), dict[str, int]()
-    for value in (*graph.inputs, *graph.outputs, *graph.weights, *(v for n in graph.nodes for v in n.outputs), *reads):
+    made = (v for n in graph.nodes for v in n.outputs if v.name or graph.uses(v))
+    for value in (*graph.inputs, *graph.outputs, *graph.weights, *made, *reads):
         if value in names:
             continue
         name, i = f"%{_bare(value.name)}", next_number.get(value.name, 1)
