@@ -54,11 +54,15 @@ class _Fold:
         while True:
             kept, stored = self.decide(nodes)
             try:
-                weights = {v: self.value(v) for v in stored}
+                weights = {stored[v]: self.value(v) for v in stored}
             except CannotFold as error:
                 self.give_up(error.node)
                 continue
-            return self.store(kept, weights) if len(kept) < len(nodes) or weights or nodes != self.graph.nodes else self.graph
+            if not stored and len(kept) == len(nodes) and nodes == self.graph.nodes:
+                return self.graph
+            for node in dict.fromkeys(self.pending[v] for v in stored):
+                self.context.did("fold", node)
+            return self.typed(replace(self.graph, nodes=tuple(reversed(kept)), weights={**self.graph.weights, **weights}), weights)
 
     def bodies(self, node: Node) -> Node:
         """The node with its bodies folded; weights of this graph are known in there."""
@@ -94,12 +98,12 @@ class _Fold:
         """The bytes of weights that nobody reads when this node is gone."""
         return sum(self.freed.get(v, 0) for v in {v for v in node.inputs if v is not None})
 
-    def decide(self, nodes: Iterable[Node]) -> tuple[list[Node], list[Value]]:
-        """The nodes that stay, in reverse order, and the values to store.
+    def decide(self, nodes: Iterable[Node]) -> tuple[list[Node], dict[Value, Value]]:
+        """The nodes that stay, in reverse order, and the values to store with the weights they become.
 
-        It goes from the end, so that nothing is stored that only feeds what is stored.
+        It goes from the end, so that nothing is stored that only feeds what is stored. A result of the graph keeps a node that makes it.
         """
-        needed, kept, stored, left, count = set(self.graph.outputs), list[Node](), list[Value](), self.left, 0
+        needed, kept, stored, left, count = set(self.graph.outputs), list[Node](), dict[Value, Value](), self.left, 0
         for node in reversed(tuple(nodes)):
             wanted = [v for v in node.outputs if v in needed]
             if node.output in self.pending:
@@ -109,8 +113,9 @@ class _Fold:
                 growth = size - self.credit(node)
                 if self.context.may("fold", count) and (growth <= 0 or size <= SMALL or (size <= MIDDLE and growth <= left)):
                     left -= max(growth, 0) if size > SMALL else 0
-                    stored += wanted
                     count += 1
+                    stored.update((v, Value(self.namer(f"{v.name}.value"), v.type) if v in self.graph.outputs else v) for v in wanted)
+                    kept += [Node("Identity", (stored[v],), (v,), device=node.device, origin=node.origin) for v in wanted if stored[v] is not v]
                     continue
             kept.append(node)
             needed.update(v for v in node.inputs if v is not None)
@@ -136,24 +141,12 @@ class _Fold:
             self.known.update(zip(node.outputs, results, strict=True))
         return self.known[value]
 
-    def store(self, kept: list[Node], weights: Mapping[Value, Array]) -> Graph:
-        """The graph with the nodes that stay and the numbers that were computed; a result of the graph keeps a node that makes it."""
-        nodes, added, fresh = kept[::-1], dict[Value, Array](), dict[Value, Value]()
-        for node in dict.fromkeys(self.pending[v] for v in weights):
-            self.context.did("fold", node)
-        for value, array in weights.items():
-            node = self.pending[value]
-            kind = Tensor(dtype_name(array.dtype), array.shape)
-            if value in self.graph.outputs:
-                source = Value(self.namer(f"{value.name}.value"), kind)
-                added[source] = array
-                nodes.append(Node("Identity", (source,), (value,), device=node.device, origin=node.origin))
-            else:
-                added[value] = array
-                if value.type != kind:
-                    fresh[value] = Value(value.name, kind)
+    def typed(self, graph: Graph, weights: Mapping[Value, Array]) -> Graph:
+        """The graph in which the weights that were computed have the types that they turned out to have."""
+        fresh = {v: Value(v.name, Tensor(dtype_name(a.dtype), a.shape)) for v, a in weights.items()
+                 if not isinstance(v.type, Tensor) or v.type.shape != a.shape}
         self.learned += fresh
-        return rename(replace(self.graph, nodes=tuple(nodes), weights={**self.graph.weights, **added}), fresh)
+        return rename(graph, fresh)
 
 
 def _size(value: Value) -> int | None:
