@@ -307,9 +307,11 @@ def _top_k(at: _Context) -> list[Node]:
 def _scan(at: _Context) -> list[Node]:
     """Opset 8 scanned each element of a batch: that is a scan over the batch of scans over the sequence."""
     lengths, *operands = at.node.inputs
+    body: Graph = at.attr("body")
+    if len(at.node.inputs) == len(body.inputs):  # the inner one, which this step has made
+        return [at.node]
     if lengths is not None:
         raise at.unsupported("it has sequence lengths")
-    body: Graph = at.attr("body")
     scanned = at.attr("num_scan_inputs")
     inner_inputs = tuple(Value(f"{v.name}.item") for v in operands if v is not None)
     inner_outputs = tuple(Value(f"{v.name}.item") for v in at.node.outputs)
@@ -342,7 +344,7 @@ _STEPS: Mapping[str, tuple[tuple[int, _Step], ...]] = {
     "BatchNormalization": ((14, _batch_norm),), "Cast": ((6, _cast),), "Clip": ((6, _drop("consumed_inputs")), (11, _clip)),
     "Concat": ((4, _default(axis=1)),), "DFT": ((20, _dft),), "Dropout": ((12, _dropout),), "Gemm": ((7, _drop("broadcast")),),
     "GridSample": ((20, lambda at: [at.changed(mode={"bilinear": "linear", "bicubic": "cubic"}.get(m := at.attr("mode", "bilinear"), m))]),),
-    "GroupNormalization": ((21, _group_norm),), "PRelu": ((6, _drop("consumed_inputs")), (7, _prelu)), "Pad": ((11, _pad),),
+    "GroupNormalization": ((21, _group_norm),), "MeanVarianceNormalization": ((OPSET, _default(axes=[0, 2, 3])),), "PRelu": ((6, _drop("consumed_inputs")), (7, _prelu)), "Pad": ((11, _pad),),
     "Reshape": ((5, _drop("consumed_inputs")), (5, _to_input("shape"))), "Resize": ((11, _resize_10), (13, _resize)),
     "RoiAlign": ((16, _default(coordinate_transformation_mode="output_half_pixel")),), "Scan": ((9, _scan),),
     "Scatter": ((OPSET, _renamed("ScatterElements")),), "Selu": ((6, _drop("consumed_inputs")), (6, _default(alpha=1.6732, gamma=1.0507))),

@@ -20,6 +20,7 @@ from edgec.ir.proto import CODES, VERSIONS, attribute_kinds, attribute_proto, sp
 from edgec.ir.types import Map, Optional, Sequence, Tensor, Type
 
 _OLDEST = {"": 18, "ai.onnx.ml": 3}
+_CEIL = 22
 _CHANGED = {"DFT": 20, "GridSample": 20, "GroupNormalization": 21}
 """Operators whose meaning changed in an opset after the oldest without a trace in their signature."""
 
@@ -188,6 +189,8 @@ def _stamps(graph: Graph) -> dict[str, int]:
             types = tuple(_type_name(v.type) if v is not None else None for v in node.inputs)
             results = tuple(_type_name(v.type) for v in node.outputs)
             stamp = _oldest(domain, op, frozenset(node.attrs), node.attrs.get("fmod", 0), types, results)
+            if op in ("AveragePool", "MaxPool") and node.attrs.get("ceil_mode", 0):  # older versions counted windows beyond the border
+                stamp = max(stamp, _CEIL)
             stamps[domain] = max(stamps.get(domain, 1), stamp)
     return stamps
 

@@ -115,7 +115,8 @@ def _reference(node: Node, inputs: Sequence[Any]) -> list[Any]:
         proto.attribute.append(attribute_proto("seed", 0.0))  # the same numbers on every run
     session = _session(proto.SerializeToString())
     with np.errstate(all="ignore"):
-        return list(session.run(None, {n: a for n, a in zip(names, inputs, strict=True) if n}))
+        made = iter(session.run(None, {n: a for n, a in zip(names, inputs, strict=True) if n}))
+    return [next(made) if v.name else None for v in node.outputs]
 
 
 @lru_cache(4096)
@@ -181,9 +182,25 @@ def _map(node: Node, inputs: Sequence[Any], outer: Outer, precise: bool) -> list
     return [[r[i] for r in rounds] for i in range(len(body.outputs))]
 
 
+def _flex_attention(node: Node, inputs: Sequence[Any], outer: Outer, precise: bool) -> list[Any]:
+    """Attention whose scores and whose probabilities pass through a body each, when there is one."""
+    q, k, v = inputs
+    kind = np.float64 if precise or q.dtype == np.float64 else np.float32
+    share = q.shape[1] // k.shape[1]
+    scores = q.astype(kind) @ np.repeat(k, share, 1).astype(kind).swapaxes(-1, -2) * kind(node.attrs.get("scale", q.shape[-1] ** -0.5))
+    if "score_mod" in node.attrs:
+        (scores,) = run(node.attrs["score_mod"], [scores], outer, precise=precise)
+    odds = np.exp(scores - scores.max(-1, keepdims=True))
+    odds /= odds.sum(-1, keepdims=True)
+    if "prob_mod" in node.attrs:
+        (odds,) = run(node.attrs["prob_mod"], [odds], outer, precise=precise)
+    return [(odds @ np.repeat(v, share, 1).astype(kind)).astype(q.dtype)]
+
+
 def _fused(node: Node, inputs: Sequence[Any], _: Outer, precise: bool) -> list[Any]:
     return run(node.attrs["body"], inputs, precise=precise)
 
 
 _BODIES: Mapping[str, Callable[[Node, Sequence[Any], Outer, bool], list[Any]]] = {
-    "If": _if, "Loop": _loop, "Scan": _scan, "SequenceMap": _map, "edgec.Fused": _fused}
+    "If": _if, "Loop": _loop, "Scan": _scan, "SequenceMap": _map, "edgec.Fused": _fused,
+    "ai.onnx.preview.FlexAttention": _flex_attention}

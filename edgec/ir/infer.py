@@ -62,6 +62,8 @@ class Inference:
         self._known: dict[Value, Contents] = {}
         self._arrays: dict[Value, Array] = {}
         self._weights: list[dict[Value, Array]] = []
+        self._branches = 0
+        self._failures = 0
 
     def contents(self, value: Value | None) -> Contents:
         """What is known of the elements of a value that this sweep has made."""
@@ -108,6 +110,13 @@ class Inference:
             return graph
         return replace(graph, inputs=tuple(map(self.now, graph.inputs)), outputs=tuple(map(self.now, graph.outputs)), nodes=tuple(nodes),
                        weights=weights)
+
+    def branch(self, body: Graph) -> tuple[Graph, bool]:
+        """A branch of an If with types, and whether it can run at all: one that is never taken may not fit the shapes of its inputs."""
+        before, self._branches = self._failures, self._branches + 1
+        made = self.graph(body)
+        self._branches -= 1
+        return made, self._failures == before
 
     def _define(self, value: Value, kind: Type | None, *, exact: bool = False) -> Value:
         merged = kind if exact and kind is not None else _merged(kind, value.type)
@@ -156,6 +165,9 @@ class Inference:
         try:
             made = onnx.shape_inference.infer_node_outputs(schema, node_proto(node, names, results), given, data, opset_imports=opsets)
         except (InferenceError, ValidationError, RuntimeError) as problem:
+            if self._branches:
+                self._failures += 1
+                return [None] * len(results)
             raise BadInput(f"{node.label} does not fit its inputs: {_reason(problem)}") from None
         return [type_of(made[n]) if n in made else None for n in results]
 
@@ -219,10 +231,12 @@ def _with_body(node: Node, **bodies: Graph) -> Node:
 
 def _if(inference: Inference, node: Node) -> tuple[Node, list[Type | None]]:
     condition = inference.array(node.inputs[0])
-    then, other = (inference.graph(node.attrs[k]) for k in ("then_branch", "else_branch"))
+    (then, can_then), (other, can_other) = (inference.branch(node.attrs[k]) for k in ("then_branch", "else_branch"))
     node = _with_body(node, then_branch=then, else_branch=other)
     if condition is not None and condition.size == 1:
         return node, [v.type for v in (then if condition.item() else other).outputs]
+    if can_then != can_other:
+        return node, [v.type for v in (then if can_then else other).outputs]
     return node, [_joined(a.type, b.type) for a, b in zip(then.outputs, other.outputs, strict=True)]
 
 
@@ -276,6 +290,14 @@ def _map(inference: Inference, node: Node) -> tuple[Node, list[Type | None]]:
     return _with_body(node, body=made), [v.type and types.Sequence(v.type) for v in made.outputs]
 
 
+def _flex_attention(inference: Inference, node: Node) -> tuple[Node, list[Type | None]]:
+    q, k, v = (i.type if i is not None else None for i in node.inputs)
+    if not isinstance(q, Tensor) or not isinstance(k, Tensor) or not isinstance(v, Tensor) or not q.shape or not k.shape or not v.shape:
+        return node, [None]
+    scores = Tensor("f64" if q.dtype == "f64" else "f32", (*q.shape[:3], k.shape[2]))
+    return _with_body(node, **{k: inference.graph(b, [scores]) for k, b in node.bodies}), [Tensor(q.dtype, (*q.shape[:3], v.shape[3]))]
+
+
 def _fused(inference: Inference, node: Node) -> tuple[Node, list[Type | None]]:
     made = inference.graph(node.attrs["body"], [None if v is None else v.type for v in node.inputs])
     return _with_body(node, body=made), [v.type for v in made.outputs]
@@ -283,7 +305,8 @@ def _fused(inference: Inference, node: Node) -> tuple[Node, list[Type | None]]:
 
 _ROUNDS = 8
 _BODIES: Mapping[str, Callable[[Inference, Node], tuple[Node, list[Type | None]]]] = {
-    "If": _if, "Loop": _loop, "Scan": _scan, "SequenceMap": _map, "edgec.Fused": _fused}
+    "If": _if, "Loop": _loop, "Scan": _scan, "SequenceMap": _map, "edgec.Fused": _fused,
+    "ai.onnx.preview.FlexAttention": _flex_attention}
 
 
 def _as_first(node: Node) -> list[Type | None]:

@@ -42,6 +42,10 @@ def _global(function: Callable[[Array, Mapping[str, Any]], Array]) -> Callable[[
     return compute
 
 
+def _global_pool(function: Callable[..., Any]) -> Callable[[Node, Inputs], list[Any]]:
+    return lambda _, inputs: [np.asarray(function(inputs[0], axis=tuple(range(2, inputs[0].ndim)), keepdims=True), inputs[0].dtype)]
+
+
 def _roi_max(node: Node, inputs: Inputs) -> list[Any]:
     x, rois = inputs
     (rows, columns), scale = node.attrs["pooled_shape"], node.attrs.get("spatial_scale", 1.0)
@@ -180,7 +184,7 @@ def _multinomial(node: Node, inputs: Inputs) -> list[Any]:
 OWN: Mapping[str, Callable[[Node, Inputs], list[Any]]] = {
     "Conv": _conv, "ConvTranspose": _conv_transpose, "ConvInteger": _conv_integer, "MaxPool": _max_pool,
     "AveragePool": lambda n, k: [average_pool(k[0], n.attrs)], "LpPool": lambda n, k: [lp_pool(k[0], n.attrs)],
-    "GlobalLpPool": _global(lp_pool), "MaxRoiPool": _roi_max, "Gelu": _gelu, "HardSwish": _hard_swish, "Mish": _mish,
+    "GlobalAveragePool": _global_pool(np.mean), "GlobalMaxPool": _global_pool(np.max), "GlobalLpPool": _global(lp_pool), "MaxRoiPool": _roi_max, "Gelu": _gelu, "HardSwish": _hard_swish, "Mish": _mish,
     "GroupNormalization": _group_norm, "MeanVarianceNormalization": _mean_variance, "Multinomial": _multinomial,
     "Erf": lambda _, k: [error_function(k[0])], "edgec.Reorder": lambda _, k: [k[0]],
     "ai.onnx.ml.ZipMap": _zip_map, "ai.onnx.ml.CategoryMapper": _category, "ai.onnx.ml.CastMap": _cast_map,

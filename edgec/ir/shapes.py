@@ -51,7 +51,7 @@ def _known(inputs: Sequence[Contents], i: int) -> Contents:
 
 def _window(node: Node, inputs: Sequence[Contents]) -> Sequence[Shape | None]:
     """Convolutions and poolings: results of all outputs have one shape."""
-    x, w = _of(node, 0), _of(node, 1) if "Pool" not in node.op else None
+    x, w = _of(node, 0), _of(node, 3 if node.op == "QLinearConv" else 1) if "Pool" not in node.op else None
     kernel = node.attrs.get("kernel_shape") or (list(w[2:]) if w is not None else None)
     if x is None or kernel is None or ("Pool" not in node.op and w is None):
         return [None] * len(node.outputs)
@@ -188,15 +188,15 @@ def _slice(node: Node, inputs: Sequence[Contents]) -> Sequence[Shape | None]:
     x = _of(node, 0)
     if x is None:
         return [None]
-    starts, ends = dims(_known(inputs, 1)), dims(_known(inputs, 2))
-    axes = ints(_known(inputs, 3)) if node.input(3) is not None else list(range(len(starts or ())))
-    steps = ints(_known(inputs, 4)) if node.input(4) is not None else [1] * len(axes or ())
+    starts, ends, given = dims(_known(inputs, 1)), dims(_known(inputs, 2)), _of(node, 1)
+    count = given[0] if given else None
+    axes = ints(_known(inputs, 3)) if node.input(3) is not None else list(range(count)) if isinstance(count, int) else None
     if axes is None:
         return [(None,) * len(x)]
+    steps = ints(_known(inputs, 4)) if node.input(4) is not None else [1] * len(axes)
     made = list(x)
     for i, axis in enumerate(axes):
-        known = starts is not None and ends is not None and steps is not None
-        made[axis] = _sliced(x[axis], starts[i], ends[i], steps[i]) if known and starts and ends and steps else None
+        made[axis] = _sliced(x[axis], starts[i], ends[i], steps[i]) if starts and ends and steps else None
     return [tuple(made)]
 
 
@@ -306,7 +306,7 @@ def _top(node: Node, inputs: Sequence[Contents]) -> Sequence[Shape | None]:
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(("Conv", "ConvInteger", "QLinearConv", "MaxPool", "AveragePool", "LpPool"), _window),
     "ConvTranspose": _conv_transpose, "Reshape": _reshape, "Flatten": _flatten, "Expand": _expand, "ConstantOfShape": _filled,
-    "RandomUniform": lambda _n, _k: [None], "Tile": _tile, "Concat": _concat, "Split": _split, "Slice": _slice, "Pad": _pad, "Resize": _resize,
+    "Tile": _tile, "Concat": _concat, "Split": _split, "Slice": _slice, "Pad": _pad, "Resize": _resize,
     "Range": _range, "SpaceToDepth": _space_to_depth, "DepthToSpace": _space_to_depth, "TopK": _top,
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "PRelu", "Mod", "And", "Or", "Xor", "Equal", "Greater",
                      "Less", "GreaterOrEqual", "LessOrEqual", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitShift", "Where"), _elementwise),

@@ -86,9 +86,7 @@ def transposed(x: Array, w: Array, bias: Array | None, attrs: Mapping[str, Any])
         wanted = [d * s for d, s in zip(x.shape[2:], strides, strict=True)]
     if wanted:
         cut = [f - t for f, t in zip(full, wanted[-n:], strict=True)]
-        low = [c // 2 if auto != "SAME_LOWER" else c - c // 2 for c in cut]
-        if auto == "NOTSET":
-            low = [c - c // 2 for c in cut] if False else [c // 2 for c in cut]
+        low = [c // 2 if auto == "SAME_UPPER" else c - c // 2 for c in cut]
         edges = [(b, c - b) for b, c in zip(low, cut, strict=True)]
     else:
         edges = [(given[i], given[i + n]) if auto == "NOTSET" else (0, 0) for i in range(n)]
