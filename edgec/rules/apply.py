@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from edgec import schema
 from edgec.errors import EdgecError
 from edgec.ir.edit import origins
 from edgec.ir.graph import Array, Graph, Node, Value
 from edgec.ir.infer import infer
 from edgec.ir.types import Tensor, dtype_name, numpy_dtype
 from edgec.lang import expr, syntax
+from edgec.rules import facts
 from edgec.rules.helpers import Typed
 from edgec.rules.match import Match, Matcher, Rule
 from edgec.rules.site import Absent, NoMatch, Site, plain, stored, value_of
@@ -178,7 +178,7 @@ class _Builder:
         for give in result.gives:
             if isinstance(give, syntax.Spread):
                 source = self.match.names[give.name]
-                attrs |= {k: v for k, v in source.attrs.items() if source.op == result.operator or schema.has_attribute(result.operator, k)}
+                attrs |= {k: v for k, v in source.attrs.items() if source.op == result.operator or facts.has_attribute(result.operator, k)}
             else:
                 attrs[give.key] = plain(self.matcher.evaluate(give.value, self.match))
         inputs: list[Value | None] = []
@@ -200,11 +200,11 @@ class _Builder:
                 return list(self.match.names[rest])
             case expr.Name("_"):
                 return [None]
-            case expr.Name(bound) if isinstance(self.match.names.get(bound), Absent):
-                return [None]
-            case expr.Name(bound) if (value := value_of(self.match.names.get(bound))) is not None:
-                return [value]
-        return [self.constant(self.matcher.evaluate(operand, self.match), name)]
+        thing = self.matcher.evaluate(operand, self.match)
+        if isinstance(thing, Absent):
+            return [None]
+        known = value_of(thing)
+        return [self.constant(thing, name) if known is None else known]
 
     def constant(self, number: Any, name: str) -> Value:
         """A new weight."""
@@ -216,9 +216,9 @@ class _Builder:
             kind = dtype_name(array.dtype) if own else self.root.output.tensor.dtype
         with np.errstate(all="ignore"):
             stored = np.ascontiguousarray(array.astype(numpy_dtype(kind))).reshape(array.shape)
-        if array.dtype.kind == "f" and np.isfinite(array).all():
+        if array.dtype.kind == "f":
             if not np.isfinite(stored.astype(np.float64)).all():
-                raise NoMatch(f"a constant of the result is too large for {kind}")
+                raise NoMatch(f"a constant of the result is no finite number in {kind}")
             if not kind.startswith(("f", "bf")) and (stored != array).any():
                 raise NoMatch(f"a constant of the result is no {kind}")
         value = Value(self.site.names(name), Tensor(kind, stored.shape))
@@ -250,8 +250,9 @@ class _Builder:
             raise NoMatch(f"the result would be wrong: {error}") from None
         fresh = {old: Value(old.name, new.type) for a, b in zip(nodes[:-1], typed.nodes[:-1], strict=True)
                  for old, new in zip(a.outputs, b.outputs, strict=True)}
-        self.made.nodes = [replace(n, inputs=tuple(v and fresh.get(v, v) for v in n.inputs), outputs=tuple(fresh.get(v, v) for v in n.outputs))
-                           for n in self.made.nodes]
+        for i, n in enumerate(self.made.nodes):
+            reads_now, makes = tuple(v and fresh.get(v, v) for v in n.inputs), tuple(fresh.get(v, v) for v in n.outputs)
+            self.made.nodes[i] = replace(n, inputs=reads_now, outputs=makes)
         old, new = self.root.output.type, typed.nodes[-1].output.type
         if isinstance(old, Tensor) and isinstance(new, Tensor):
             if old.dtype != new.dtype:
@@ -264,7 +265,8 @@ class _Builder:
         dying: list[Node] = []
         read = {v for n in self.made.nodes for v in n.inputs if v is not None}
         for node in self.match.nodes:
-            if node is self.root or all(v not in read and self.site.uses(v) == sum(self.site.inputs(d).count(v) for d in dying) for v in node.outputs):
+            if node is self.root or all(v not in read and self.site.uses(v) == sum(self.site.inputs(d).count(v) for d in dying)
+                                        for v in node.outputs):
                 dying.append(node)
         freed = sum(stored(a) for v, a in self.site.freed(dying).items() if v not in read)
         grown = sum(map(stored, self.made.weights.values()))

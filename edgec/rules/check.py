@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from edgec import schema
 from edgec.errors import BadInput, SourceError
 from edgec.ir.types import DTYPES
 from edgec.lang import expr, syntax
 from edgec.lang.expr import Expr, Place
+from edgec.rules import facts
 from edgec.rules.helpers import HELPERS
 from edgec.rules.match import COMMUTATIVE, Rule
 
@@ -99,14 +99,13 @@ class _Check:
         yield from self.examples()
 
     def operator(self, op: str, at: Place) -> Iterator[tuple[str, Place]]:
-        if not schema.exists(op):
-            near = difflib.get_close_matches(op, schema.names(), 1)
-            yield f"ONNX has no operator {op}" + (f", did you mean {near[0]}?" if near else ""), at
+        if not facts.exists(op):
+            yield f"ONNX has no operator {op}", at
 
     def arity(self, op: str, operands: Sequence[object], at: Place) -> Iterator[tuple[str, Place]]:
-        if not schema.exists(op):
+        if not facts.exists(op):
             return
-        least, most = schema.arity(op)
+        least, most = facts.arity(op)
         count, rest = len(operands), any(isinstance(o, syntax.Rest | syntax.Spread) for o in operands)
         if count - rest > most:
             yield f"{op} has at most {most} operand{'s' * (most != 1)}, not {count}", at
@@ -114,7 +113,7 @@ class _Check:
             yield f"{op} has at least {least} operand{'s' * (least != 1)}, not {count}", at
 
     def attribute(self, op: str, key: str, at: Place) -> Iterator[tuple[str, Place]]:
-        if schema.exists(op) and not schema.has_attribute(op, key):
+        if facts.exists(op) and not facts.has_attribute(op, key):
             yield f"{op} has no attribute {key}", at
 
     def wants(self) -> Iterator[tuple[str, Place]]:
@@ -150,15 +149,13 @@ class _Check:
     def expressions(self) -> Iterator[Expr]:
         for clause in self.rule.clauses:
             yield clause.condition if isinstance(clause, syntax.Where) else clause.value
-        stack: list[object] = [self.rule.result]
+        stack: list[syntax.Build | syntax.Forward | syntax.Spread | Expr] = [self.rule.result]
         while stack:
-            match stack.pop():
-                case syntax.Build(_, operands, gives):
-                    stack += [*operands, *(g.value for g in gives if isinstance(g, syntax.Give))]
-                case syntax.Spread() | syntax.Forward():
-                    pass
-                case expression:
-                    yield expression  # type: ignore[misc]  nothing else is left
+            part = stack.pop()
+            if isinstance(part, syntax.Build):
+                stack += [*part.operands, *(g.value for g in part.gives if isinstance(g, syntax.Give))]
+            elif not isinstance(part, syntax.Spread | syntax.Forward):
+                yield part
 
     def expression(self, value: Expr, bound: Iterable[str]) -> Iterator[tuple[str, Place]]:
         for name in expr.names(value):
@@ -279,7 +276,7 @@ def _matches(pattern: syntax.Pattern, made: syntax.Build, kinds: Mapping[str, sy
             continue  # it comes from the matched node, which had it
         have = given.get(want.key)
         if have != want.value and not (have is None and isinstance(want.value, expr.Literal)
-                                       and schema.default(made.operator, want.key) == want.value.value):
+                                       and facts.default(made.operator, want.key) == want.value.value):
             return False
     orders = [list(made.operands)]
     if made.operator in COMMUTATIVE and len(made.operands) == len(pattern.operands) == 2:  # noqa: PLR2004  a pair can be turned

@@ -137,6 +137,18 @@ def column(vector: Array, rank: int, along: int = 0) -> Array:
     return np.reshape(vector, [-1 if i == along else 1 for i in range(rank)])
 
 
+def grouped(vector: Array, weight: Any, group: int) -> Array:
+    """A vector over the input channels of a convolution, laid along its weight: each output channel sees those of its group."""
+    outputs, seen = weight.array.shape[:2]
+    rows = np.reshape(vector, (group, seen))[np.arange(outputs) // (outputs // group)]
+    return rows.reshape(outputs, seen, *[1] * (weight.array.ndim - 2))
+
+
+def summed(array: Array) -> Array:
+    """The sums over everything but the first axis."""
+    return np.sum(array.reshape(array.shape[0], -1), axis=1)
+
+
 def ndim(array: Any) -> int:
     """The number of axes of an array."""
     return int(np.ndim(array))
@@ -145,6 +157,11 @@ def ndim(array: Any) -> int:
 def size(array: Any) -> int:
     """The number of elements of an array."""
     return int(np.size(array))
+
+
+def nonzero(array: Any) -> bool:
+    """Whether no element is zero."""
+    return bool(np.all(array))
 
 
 def scalar(array: Any) -> Array:
@@ -205,10 +222,16 @@ def sum_pads(first: Sequence[int] | None, second: Sequence[int]) -> list[int]:
     return [a + b for a, b in zip(first or [0] * len(second), second, strict=True)]
 
 
+def unpadded(pads: Sequence[int] | None) -> bool:
+    """Whether nothing is added around a window operator's input."""
+    return not any(pads or ())
+
+
 _ASKING: Mapping[str, Callable[..., Any]] = {f.__name__: f for f in (
     uses, dims, rank, dtype, floating, static, given, shape_of, axis, axes, channels, per_channel, like)}
 _COMPUTING: Mapping[str, Callable[..., Any]] = {**FUNCTIONS, **{f.__name__: f for f in (
-    column, ndim, size, scalar, ravel, turned, power_of_two, compose, perm, identity, keeps_order, padding, sum_pads)}}
+    column, ndim, size, scalar, ravel, turned, power_of_two, compose, perm, identity, keeps_order, padding, sum_pads, grouped,
+    summed, unpadded, nonzero)}}
 HELPERS: Mapping[str, tuple[Callable[..., Any], bool]] = {
     **{n: (f, False) for n, f in _COMPUTING.items()}, **{n: (f, True) for n, f in _ASKING.items()}}
 """Every function that a rule may call, and whether it gets the site before its arguments."""

@@ -2,16 +2,16 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from edgec import schema
 from edgec.ir.graph import Node, Value
 from edgec.ir.types import dtype_name
 from edgec.lang import expr, syntax
+from edgec.rules import facts
 from edgec.rules.helpers import functions
 from edgec.rules.site import ABSENT, Const, NoMatch, Site, Thing, value_of
 
@@ -74,7 +74,7 @@ class Match:
     pending: tuple[int, ...] = ()
 
     def bind(self, name: str, thing: Thing) -> "Match | None":
-        """This and one more name; None when the name already stands for something else."""
+        """The match with one more name; None when the name already stands for something else."""
         if name not in self.names:
             return Match({**self.names, name: thing}, self.nodes, self.pending)
         old = self.names[name]
@@ -88,7 +88,8 @@ class Matcher:
 
     def __init__(self, rule: Rule, site: Site) -> None:
         self.rule, self.site = rule, site
-        self._far, self._reason = -1, lambda: "it was not tried"
+        self._far = -1
+        self._reason: Callable[[], str] = lambda: "it was not tried"
 
     @property
     def why(self) -> str:
@@ -190,16 +191,19 @@ class Matcher:
     def _attribute(self, want: syntax.Want, node: Node, match: Match) -> Match | None:
         have = node.attrs.get(want.key)
         if have is None:
-            have = schema.default(node.op, want.key)
+            have = facts.default(node.op, want.key)
         if isinstance(want.value, expr.Name) and want.value.name not in match.names:
             return match.bind(want.value.name, have)
         try:
             wanted = self.evaluate(want.value, match)
         except NoMatch as error:
-            return self._no(match, lambda reason=str(error): reason)  # type: ignore[misc]  binds the text, not the exception
-        if expr.binary("==", wanted, have) or (isinstance(wanted, float) and isinstance(have, float) and np.float32(wanted) == np.float32(have)):
+            self._no(match, partial(str, error))
+            return None
+        rounded = isinstance(wanted, float) and isinstance(have, float) and np.float32(wanted) == np.float32(have)
+        if rounded or expr.binary("==", wanted, have):
             return match
-        return self._no(match, lambda: f"{want.key} of {node.label} is {have}, not {wanted}")
+        self._no(match, lambda: f"{want.key} of {node.label} is {have}, not {wanted}")
+        return None
 
     def _clauses(self, match: Match) -> Match | None:
         """The match after every condition and every name that can be had by now; None when a condition fails."""
@@ -211,12 +215,14 @@ class Matcher:
             try:
                 if isinstance(clause, syntax.Where):
                     if not expr.truth(self.evaluate(clause.condition, match)):
-                        return self._no(match, lambda c=clause.condition, m=match: self._failed(c, m))  # type: ignore[misc]  binds this clause
+                        self._no(match, partial(self._failed, clause.condition, match))
+                        return None
                 else:
                     match = Match({**match.names, clause.name: self.evaluate(clause.value, match)}, match.nodes, match.pending)
                     return self._clauses(match)  # the new name may let an earlier clause in
             except NoMatch as error:
-                return self._no(match, lambda reason=str(error): reason)  # type: ignore[misc]  binds the text, not the exception
+                self._no(match, partial(str, error))
+                return None
         return match
 
     def evaluate(self, expression: expr.Expr, match: Match) -> Any:

@@ -51,10 +51,6 @@ class Const(NDArrayOperatorsMixin):
     def __len__(self) -> int:
         return len(self.array)
 
-    def all(self) -> bool:
-        """Whether no element is zero."""
-        return bool(self.number.all())
-
 
 class Absent(Const):
     """An optional operand that is not there: zero in arithmetic, absent as an operand."""
@@ -130,7 +126,7 @@ class Site:
             return here
         return here + max(self.outer.uses(value) - 1, 0)
 
-    def readers(self, value: Value) -> Iterable[Node]:
+    def readers(self, value: Value) -> tuple[Node, ...]:
         """The nodes that read a value by now."""
         return tuple(self._readers.get(value, ()))
 
