@@ -71,6 +71,12 @@ def test_check_takes_rules_and_pipelines(tmp_path: Path) -> None:
     rules.write_text('rule drop-identity "An identity is its operand"\n  Identity(x)\n  => x\n  example x: f32[2,3]\n')
     check(rules, before=BEFORE, after=AFTER)
     check(str(rules), before=BEFORE, after=AFTER)
+    twice = "graph @g(%x: f32[2]) { %a = Relu(%x) %b = Relu(%x) %y = Add(%a, %b) return %y }"
+    once = "graph @g(%x: f32[2]) { %a: f32[2] = Relu(%x) %y: f32[2] = Add(%a, %a) return %y }"
+    check("cse", before=twice, after=once, target="cortex-a72")
+    check("repeat(cse)", before=once, after="same")
+    with pytest.raises(UsageError, match="no pass is called csee; did you mean cse"):
+        check("csee", before=once)
     with pytest.raises(UsageError, match=r"no\.rules cannot be read"):
         check(tmp_path / "no.rules", before=BEFORE)
 
