@@ -26,8 +26,9 @@ LAYERS = {
     "edgec.kernels": 3, "edgec.rules": 3,
     "edgec.codegen": 4, "edgec.pipeline": 4,
     "passes": 5, "targets": 5, "edgec.session": 5, "edgec.native": 5, "edgec.emulator": 5, "edgec.bundle": 5, "edgec.measure": 5,
+    "edgec.peers": 5,
     "edgec.build": 6, "edgec.testing": 6,
-    "edgec.cli": 7,
+    "edgec.cli": 7, "edgec.commands": 7,
     "edgec.__main__": 8,
     "edgec": 9,
 }
@@ -40,10 +41,11 @@ OWNERS = {
     "onnx": ("edgec.onnx", "edgec.schema", "edgec.ir.infer", "edgec.ir.evaluate", "edgec.ir.proto"),
     "onnx_graphsurgeon": ("edgec.onnx",),
     "lark": ("edgec.lang",),
-    "onnxruntime": ("edgec.measure",),
+    "onnxruntime": ("edgec.peers",),
+    "openvino": ("edgec.peers",),
 }
 # Libraries that take long to load: outside these modules they are imported where they are used, inside functions.
-SLOW = {"tvm": ("edgec.kernels.emit", "edgec.codegen"), "tvm_ffi": ("edgec.kernels.emit", "edgec.codegen"), "onnxruntime": ()}
+SLOW = {"tvm": ("edgec.kernels.emit", "edgec.codegen"), "tvm_ffi": ("edgec.kernels.emit", "edgec.codegen"), "onnxruntime": (), "openvino": ()}
 HEAVY = {"lark", "numpy", "onnx", "onnx_graphsurgeon", "onnxruntime", "scipy", "tvm", "tvm_ffi"}
 TOP_LEVEL = {".ci", ".github", ".gitignore", "LICENSE", "README.md", "edgec", "examples", "passes", "pyproject.toml", "targets", "tests"}
 
