@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgec.codegen.manifest import ERRORS
 from edgec.errors import DeviceError, ToolMissing
 
 Array = npt.NDArray[Any]
@@ -41,7 +42,7 @@ class EmulatedDevice:
     """A process under an emulator that holds the model; runs take turns."""
 
     def __init__(self, path: Path, manifest: Mapping[str, Any], threads: int) -> None:
-        self._manifest, self._lock = manifest, threading.Lock()
+        self._lock = threading.Lock()
         emulator = command(manifest["requires"]["machine"], manifest["target"]["cpu"])
         self.description = " ".join([Path(emulator[0]).name, *emulator[1:]])
         with tempfile.TemporaryDirectory(prefix="edgec-") as folder:
@@ -80,7 +81,7 @@ class EmulatedDevice:
     def _go(self, first: int = 0, count: int = 0) -> None:
         code, intact = struct.unpack("<2i", self._ask(b"r", first, count, answer=8))
         if code:
-            raise DeviceError(f"the model refused to run: error {code} (see {self._manifest['c_name']}.h)")
+            raise DeviceError(f"the model refused to run: {ERRORS[code][1]}")
         if not intact:
             raise DeviceError("the model wrote outside its arena")
 

@@ -110,9 +110,7 @@ def _fill(
     (folder / "run.py").chmod(0o755)
     if "linux" in isa.triple:
         chain.link_shared([f"{name}.o"], folder, f"lib{name}.so")
-        chain.compile(["edgec_rt.c"], folder, "edgec_rt.o", "-O2", "-std=c11")
-        chain.link_shared(["edgec_rt.o"], folder, "libedgec_rt.so")
-        (folder / "edgec_rt.o").unlink()
+        _thread_pool(folder, chain)
     weights.write(folder / f"{name}.weights.bin", program, tensors, identity)
     (folder / f"{name}_weights.S").write_text(weights.assembler(name))
     (folder / "main.c").write_text(c_source.example(program))
@@ -125,17 +123,13 @@ def _object(
     folder: Path, name: str, program: Program, objects: Mapping[str, bytes], main: str, chain: toolchain.ToolChain,
 ) -> elf.Elf:
     """Compile the schedule and merge it with the kernels; only the public names stay visible, nothing foreign is needed."""
-    (folder / f"{name}_main.c").write_text(main)
-    chain.compile([f"{name}_main.c"], folder, "main.o", "-O2", "-std=c99", "-ffreestanding")
-    parts = [elf.read((folder / "main.o").read_bytes(), f"{name}_main.c")]
-    for made in ("main.o", f"{name}_main.c"):
-        (folder / made).unlink()
-    renamed: dict[str, bytes] = {}
+    functions: dict[str, bytes] = {}
     for key in dict.fromkeys(s.kernel for s in program.steps):
         function = c_source.kernel_name(program, key)
-        if renamed.setdefault(function, objects[key]) != objects[key]:
+        if functions.setdefault(function, objects[key]) != objects[key]:
             raise EdgecError(f"two different kernels have the same symbol {program.kernels[key].symbol}")
-    for function, data in renamed.items():
+    parts = [_compiled(folder, f"{name}_main.c", main, chain, "-std=c99", "-ffreestanding")]
+    for function, data in functions.items():
         part = elf.read(data, f"the kernel {function}")
         own = [s for s in part.exports if s.startswith("edgec_k_")]
         if len(own) != 1:
@@ -146,6 +140,24 @@ def _object(
     if foreign := sorted(set(merged.imports) - kernels.ALLOWED - _SYSTEM):
         raise EdgecError(f"the code of {name} needs {', '.join(foreign)}, which no device has")
     return merged
+
+
+def _compiled(folder: Path, file: str, source: str, chain: toolchain.ToolChain, *flags: str) -> elf.Elf:
+    """Compile one C text beside the headers in `folder`; what compilers write about themselves and the machine is left out."""
+    (folder / file).write_text(source)
+    chain.compile([file], folder, "part.o", "-O2", *flags)
+    part = elf.read((folder / "part.o").read_bytes(), file)
+    (folder / "part.o").unlink()
+    (folder / file).unlink()
+    return part
+
+
+def _thread_pool(folder: Path, chain: toolchain.ToolChain) -> None:
+    """Make libedgec_rt.so."""
+    part = _compiled(folder, "pool.c", (folder / "edgec_rt.c").read_text(), chain, "-std=c11")
+    (folder / "part.o").write_bytes(elf.write(elf.merge([part], ["edgec_rt_create", "edgec_rt_destroy"], "edgec_rt")))
+    chain.link_shared(["part.o"], folder, "libedgec_rt.so")
+    (folder / "part.o").unlink()
 
 
 def _manifest(

@@ -12,25 +12,11 @@ from typing import Any
 
 from edgec.codegen import weights
 from edgec.codegen.cpu import check_cpu_source
+from edgec.codegen.manifest import ERRORS
 from edgec.codegen.program import Call, Operand, Port, Program
 from edgec.errors import EdgecError
 
 _RUNTIME = Path(__file__).parent / "runtime"
-ERRORS = (
-    ("OK", "everything went well"),
-    ("NULL_ARG", "a pointer that is needed is NULL"),
-    ("ALIGN", "a pointer is not aligned as it must be"),
-    ("DIM", "a dimension of an input is not what the model was built for"),
-    ("INDEX", "a value in the data points outside a tensor, or an integer is divided by zero"),
-    ("ABI", "the arguments are those of another version of the interface"),
-    ("WEIGHTS", "the weights are not those of this model"),
-    ("ABORTED", "the run was stopped"),
-    ("CPU", "this processor lacks an instruction that the code uses"),
-    ("STEP", "the schedule has no such step"),
-)
-KERNEL_FAILED = -1
-"""What a kernel returns when it refuses data; the caller sees INDEX."""
-
 _C_TYPES = {
     "f32": "float", "f64": "double", "bool": "uint8_t", "f16": "uint16_t", "bf16": "uint16_t",
     **{f"{s}{b}": f"{'u' * (s == 'u')}int{b}_t" for s in "iu" for b in (8, 16, 32, 64)},

@@ -24,7 +24,7 @@ AARCH64 = {
 
 def requirements(triple: str, features: Sequence[str]) -> tuple[str, ...]:
     """Those of LLVM's CPU features that kernels may use and a program can ask for; atomics, cryptography and tuning words are left out."""
-    table = X86 if triple.startswith("x86_64") else AARCH64 if triple.startswith("aarch64") else {}
+    table = X86 if triple.startswith("x86_64") else AARCH64 if triple.startswith("aarch64") and "linux" in triple else {}
     return tuple(f for f in table if f in features)
 
 

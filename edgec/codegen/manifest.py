@@ -11,6 +11,20 @@ from edgec.errors import BadInput
 SCHEMA, ABI = 1, 1
 """What this edgec writes and the newest that it reads: of the manifest, and of the C interface."""
 
+ERRORS = (
+    ("OK", "everything went well"),
+    ("NULL_ARG", "a pointer that is needed is NULL"),
+    ("ALIGN", "a pointer is not aligned as it must be"),
+    ("DIM", "a dimension of an input is not what the model was built for"),
+    ("INDEX", "a value in the data points outside a tensor, or an integer is divided by zero"),
+    ("ABI", "the arguments are those of another version of the interface"),
+    ("WEIGHTS", "the weights are not those of this model"),
+    ("ABORTED", "the run was stopped"),
+    ("CPU", "this processor lacks an instruction that the code uses"),
+    ("STEP", "the schedule has no such step"),
+)
+"""Codes that the C functions return and their sentences, by number. A kernel that refuses data returns -1, which becomes INDEX."""
+
 
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of the bundle in folder `path`; BadInput when there is none, it is damaged, or it is of a newer edgec."""

@@ -174,6 +174,11 @@ def find(triple: str, cc: str | None = None, *, executable: bool = False) -> Too
     raise ToolMissing(f"no C compiler and linker for {triple} was found{reason}", "pip install ziglang")
 
 
+def forget() -> None:
+    """Look at the machine anew the next time: tools were installed or PATH has changed."""
+    _problem.cache_clear()
+
+
 def describe(triples: Sequence[str]) -> list[str]:
     """One line for each triple: the tool chain that a build would take, or what to install."""
     lines = []
