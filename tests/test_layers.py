@@ -26,8 +26,8 @@ LAYERS = {
     "edgec.kernels": 3, "edgec.rules": 3,
     "edgec.codegen": 4, "edgec.pipeline": 4,
     "passes": 5, "targets": 5, "edgec.session": 5, "edgec.native": 5, "edgec.emulator": 5, "edgec.bundle": 5, "edgec.measure": 5,
-    "edgec.peers": 5,
-    "edgec.build": 6, "edgec.testing": 6,
+    "edgec.peers": 5, "edgec.samples": 5,
+    "edgec.build": 6, "edgec.testing": 6, "edgec.verify": 6,
     "edgec.cli": 7, "edgec.commands": 7,
     "edgec.__main__": 8,
     "edgec": 9,
@@ -45,7 +45,7 @@ OWNERS = {
     "openvino": ("edgec.peers",),
 }
 # Libraries that take long to load: outside these modules they are imported where they are used, inside functions.
-SLOW = {"tvm": ("edgec.kernels.emit", "edgec.codegen"), "tvm_ffi": ("edgec.kernels.emit", "edgec.codegen"), "onnxruntime": (), "openvino": ()}
+SLOW: dict[str, tuple[str, ...]] = {"tvm": OWNERS["tvm"], "tvm_ffi": OWNERS["tvm_ffi"], "onnxruntime": (), "openvino": ()}
 HEAVY = {"lark", "numpy", "onnx", "onnx_graphsurgeon", "onnxruntime", "scipy", "tvm", "tvm_ffi"}
 TOP_LEVEL = {".ci", ".github", ".gitignore", "LICENSE", "README.md", "edgec", "examples", "passes", "pyproject.toml", "targets", "tests"}
 

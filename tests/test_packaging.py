@@ -74,12 +74,3 @@ def test_import_works_where_the_user_has_a_passes_and_a_targets(installed: Path,
     done = run(["-c", "import edgec; print(*edgec.targets())"], strange, installed)
     assert done.returncode == 0, done.stderr
     assert "cortex-a72" in done.stdout
-
-
-def test_a_stranger_imported_first_is_refused_by_name(installed: Path, tmp_path: Path) -> None:
-    (tmp_path / "targets.py").write_text("mine = True\n")
-    code = "import targets, edgec; assert targets.mine; edgec.targets()"
-    done = run(["-c", code], tmp_path, installed)
-    assert done.returncode == 1
-    assert "UsageError" in done.stderr
-    assert str(tmp_path / "targets.py") in done.stderr
