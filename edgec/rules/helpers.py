@@ -100,6 +100,12 @@ def axes(site: Site, numbers: Any, thing: Thing) -> list[int]:
     return sorted({int(a) % n for a in np.asarray(numbers).ravel()})
 
 
+def kept(site: Site, thing: Thing, numbers: Any) -> list[Dim | None]:
+    """The shape of a reduction over some axes that keeps them."""
+    gone = axes(site, numbers, thing)
+    return [1 if i in gone else d for i, d in enumerate(dims(site, thing))]
+
+
 def channels(site: Site, numbers: Any, thing: Thing, along: int = 1) -> Array:
     """The vector that a constant is along one axis of a tensor that it is broadcast to; NoMatch when it varies along others."""
     shape, array = dims(site, thing), np.asarray(numbers)
@@ -228,7 +234,7 @@ def unpadded(pads: Sequence[int] | None) -> bool:
 
 
 _ASKING: Mapping[str, Callable[..., Any]] = {f.__name__: f for f in (
-    uses, dims, rank, dtype, floating, static, given, shape_of, axis, axes, channels, per_channel, like)}
+    uses, dims, rank, dtype, floating, static, given, shape_of, axis, axes, kept, channels, per_channel, like)}
 _COMPUTING: Mapping[str, Callable[..., Any]] = {**FUNCTIONS, **{f.__name__: f for f in (
     column, ndim, size, scalar, ravel, turned, power_of_two, compose, perm, identity, keeps_order, padding, sum_pads, grouped,
     summed, unpadded, nonzero)}}

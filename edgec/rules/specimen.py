@@ -67,7 +67,9 @@ def nodes_of(rule: Rule) -> list[syntax.Pattern]:
 
 def operands_of(rule: Rule) -> dict[str, syntax.Variable | syntax.Constant]:
     """The operands of a rule's pattern that an example describes."""
-    return {o.name: o for n in nodes_of(rule) for o in n.operands if isinstance(o, syntax.Variable | syntax.Constant)}
+    nodes = nodes_of(rule)
+    made = {n.name for n in nodes}
+    return {o.name: o for n in nodes for o in n.operands if isinstance(o, syntax.Variable | syntax.Constant) and o.name not in made}
 
 
 def examples(rule: Rule) -> Iterator[Specimen]:
@@ -95,6 +97,7 @@ class _Build:
     def __init__(self, rule: Rule, plan: Specimen) -> None:
         self.rule, self.plan, self.rng = rule, plan, np.random.default_rng(0)
         self.values: dict[str, Value] = {}
+        self.bound: dict[str, Value] = {}
         self.inputs: list[Value] = []
         self.weights: dict[Value, Array] = {}
         self.feeds: dict[str, Array] = {}
@@ -125,6 +128,8 @@ class _Build:
         outputs = tuple(Value(f"made{i}" + (f".{k}" if k else "")) for k in range(count))
         self.made.append(Node(self.plan.ops[i], tuple(operands), outputs, MappingProxyType(dict(self.plan.attrs.get(i, {}))), origin=f"n{i}"))
         self.nodes.append(self.made[-1])
+        if pattern.name:
+            self.bound[pattern.name] = outputs[0]
         return outputs[0]
 
     def operand(self, operand: syntax.Operand) -> Value | None:
@@ -137,6 +142,8 @@ class _Build:
                 value = Value(f"number{len(self.weights)}", Tensor(kind, array.shape))
                 self.weights[value] = array
                 return value
+            case syntax.Variable(name) if name in self.bound:
+                return self.bound[name]
             case syntax.Variable(name) | syntax.Constant(name) if name not in self.plan.absent:
                 return self.named(self.plan.same.get(name, name), constant=isinstance(operand, syntax.Constant))
         return None
