@@ -8,12 +8,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from edgec.codegen.place import VIEW_OPS, Places
 from edgec.errors import UsageError
-from edgec.ir.edit import retype
+from edgec.ir.edit import Namer, retype, splice
 from edgec.ir.graph import Graph, Node, Value
-from edgec.ir.layout import Layout
+from edgec.ir.layout import Layout, View
 from edgec.ir.types import Tensor
 from edgec.isa import Isa, cpu_isa
+from edgec.kernels.base import Operands
+from edgec.kernels.plan import plan
 from edgec.pipeline import Context
 from passes.cluster import image_layout
 
@@ -29,7 +32,27 @@ def run(graph: Graph, context: Context) -> Graph:
     isa = cpu_isa(context.target)
     layouts = _Layouts(graph, isa).run()
     types = {v: replace(v.tensor, layout=layout) for v, layout in layouts.items() if v.tensor.layout != layout}
-    return retype(graph, types)[0] if types else graph
+    return _settle(retype(graph, types)[0] if types else graph, isa)
+
+
+def _settle(graph: Graph, isa: Isa) -> Graph:
+    """Copies before the kernels that cannot read an operand where views have put it, such as a transposed right factor."""
+    places = Places(graph)
+    operands = Operands.of(graph.weights, lambda v: places[v].view)
+    name = Namer(graph)
+    made: dict[Node, list[Node]] = {}
+    for node in graph.nodes:
+        if node.op in VIEW_OPS or node.op == "Concat" or not isinstance(plan(node, isa, operands), str):
+            continue
+        loose = [v for v in dict.fromkeys(node.inputs) if v is not None and v not in graph.weights and places[v].view != v.tensor.view]
+        for group in (*([v] for v in loose), loose):
+            straight = Operands(lambda v, g=tuple(group): View.of(v.dims) if v in g else places[v].view, operands.constant, operands.ints)  # type: ignore[misc]
+            if group and not isinstance(plan(node, isa, straight), str):
+                fresh = {v: Value(name(f"{v.name}.copy"), replace(v.tensor, layout=None)) for v in group}
+                copies = [Node("edgec.Reorder", (v,), (new,), origin=node.origin) for v, new in fresh.items()]
+                made[node] = [*copies, replace(node, inputs=tuple(fresh.get(v, v) if v is not None else None for v in node.inputs))]
+                break
+    return splice(graph, made)
 
 
 class _Layouts:

@@ -103,8 +103,10 @@ class Places:
                 axes = [Axis(n, 0) for n in output.dims[:missing]]
                 axes += [Axis(n, 0) if a.extent == 1 != n else a for a, n in zip(place.view.axes, output.dims[missing:], strict=True)]
                 return Place(place.root, place.offset, View(tuple(axes)))
-            case "Identity" | "edgec.Reorder":
+            case "Identity":
                 return place
+            case "edgec.Reorder":
+                return None                                    # it is there to be a copy
             case _:
                 view = place.view.reshape(output.dims)
                 return view and Place(place.root, place.offset, view)

@@ -125,49 +125,27 @@ class View:
         return True
 
     def reshape(self, shape: Sequence[int]) -> "View | None":
-        """The same memory in another shape, None when strides cannot say it."""
-        if 0 in shape:
+        """The same memory in another shape, None when strides and blocks cannot say it."""
+        if 0 in shape or 0 in self.shape:
             return View.of(shape)
-        mine = [a for a in self.axes if a.extent != 1]
-        made: list[Axis] = []
-        wanted = list(shape)
-        while mine:
-            group, total = [mine.pop(0)], 0
-            total = group[0].extent
-            take: list[int] = []
-            size = 1
-            while size != total or (wanted and wanted[0] == 1):
-                if size < total:
-                    if not wanted:
-                        return None
-                    take.append(wanted.pop(0))
-                    size *= take[-1]
-                elif size > total:
-                    if not mine:
-                        return None
+        mine, wanted = [a for a in self.axes if a.extent != 1], [d for d in shape if d != 1]
+        found: list[Axis] = []
+        while wanted:
+            group, take = [mine.pop(0)], [wanted.pop(0)]
+            have, want = group[0].extent, take[0]
+            while have != want:
+                if have < want:
                     group.append(mine.pop(0))
-                    total *= group[-1].extent
+                    have *= group[-1].extent
                 else:
                     take.append(wanted.pop(0))
-            kept = [d for d in take if d != 1]
-            if len(group) == 1 and len(kept) == 1:
-                axis: Axis | None = group[0]
-            else:
-                linear = all(not a.block for a in group) and all(a.stride == b.extent * b.stride for a, b in zip(group, group[1:], strict=False))
-                if not linear:
-                    return None
-                axis = None
-            step = group[-1].stride
-            back: list[Axis] = []
-            for d in reversed(take):
-                if d != 1 and axis is not None:
-                    back.append(axis)
-                else:
-                    back.append(Axis(d, step if d != 1 else 0))
-                    step *= d
-            made += reversed(back)
-        made += [Axis(1, 0) for d in wanted]
-        return View(tuple(made))
+                    want *= take[-1]
+            whole = _merge(group)
+            parts = whole and _split(whole, take)
+            if parts is None:
+                return None
+            found += parts
+        return View(tuple(found.pop(0) if d != 1 else Axis(1, 0) for d in shape))
 
     def slice(self, axis: int, start: int, step: int, count: int) -> "tuple[View, int] | None":
         """Every step-th element from `start` along an axis, as (view, offset of its base); None where a block is cut."""
@@ -179,3 +157,38 @@ class View:
         else:
             return None
         return View((*self.axes[:axis], new, *self.axes[axis + 1:])), offset
+
+
+def _merge(axes: Sequence[Axis]) -> Axis | None:
+    """Neighboring axes as one in row-major order, where one Axis can say it."""
+    whole = axes[-1]
+    for a in reversed(axes[:-1]):
+        n = a.extent * whole.extent
+        if not whole.block and not a.block and a.stride == whole.extent * whole.stride:
+            whole = Axis(n, whole.stride)
+        elif not whole.block and a.block and a.inner == whole.extent * whole.stride:
+            whole = Axis.of(n, a.stride, a.block * whole.extent, whole.stride)
+        elif whole.block and not a.block and whole.extent % whole.block == 0 and a.stride == whole.extent // whole.block * whole.stride:
+            whole = Axis.of(n, whole.stride, whole.block, whole.inner)
+        else:
+            return None
+    return whole
+
+
+def _split(axis: Axis, extents: Sequence[int]) -> list[Axis] | None:
+    """One axis as several in row-major order, where strides and blocks allow it."""
+    parts: list[Axis] = []
+    for n in reversed(extents[1:]):
+        outer = axis.extent // n
+        if not axis.block:
+            parts.append(Axis(n, axis.stride))
+            axis = Axis(outer, axis.stride * n)
+        elif axis.block % n == 0:
+            parts.append(Axis(n, axis.inner))
+            axis = Axis.of(outer, axis.stride, axis.block // n, axis.inner * n)
+        elif n % axis.block == 0:
+            parts.append(Axis(n, axis.stride, axis.block, axis.inner))
+            axis = Axis(outer, axis.stride * (n // axis.block))
+        else:
+            return None
+    return [axis, *reversed(parts)]

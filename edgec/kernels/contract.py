@@ -18,6 +18,10 @@ from edgec.ir.layout import Axis, View
 from edgec.kernels.base import Epilogue, KernelPlan
 
 
+PARTIAL = 256
+"""Products that are summed in one chain: the error of a chain grows with its length, that of a sum of chains hardly more than with one."""
+
+
 @dataclass(frozen=True)
 class Taps:
     """One spatial axis of one output phase: output o reads, for tap i, input o*step + first + i*pitch with kernel index kernel + i*kernel_step.
@@ -75,7 +79,8 @@ class ContractPlan(KernelPlan):
 
     `x`, `y`: views [n, c, h, w] of input and output. `ys`, `xs`: phases of the two spatial axes. `widths`: the vector groups of one
     convolution group. `chunk`: input channels that lie at one step. `kernel`: (KH, KW). A weight is packed (see `pack`) unless it is an
-    activation, seen as [n, k, c] through `w` and contiguous along c. `form`: the axes of the stored weight (see `oihw`). Tasks are n x group x vector group x `row_chunks`.
+    activation, seen as [n, k, c] through `w` and contiguous along c. `form`: the axes of the stored weight (see `oihw`). Every `partial` chunks
+    a partial sum is closed and added to the total, which keeps rounding errors from growing along the whole reduction. Tasks are n x group x vector group x `row_chunks`.
     """
 
     x: View
@@ -89,6 +94,7 @@ class ContractPlan(KernelPlan):
     unroll: int
     chunk: int
     row_chunks: int
+    partial: int
     bias: bool
     epilogue: Epilogue
     w: View | None = None
@@ -142,9 +148,9 @@ def pack(plan: ContractPlan, weight: Array) -> Array:
 
 
 def run_length(axis: Axis, count: int, groups: int) -> int:
-    """The longest run of channels at one step into which the `count` channels of every group split."""
+    """A run of channels at one step into which the `count` channels of every group split: the longest that is no longer than a partial sum."""
     if not axis.block or axis.block >= axis.extent:
-        return count
+        return next((d for d in range(min(count, PARTIAL), PARTIAL // 8, -1) if count % d == 0), count)
     run = axis.block
     while count % run or any(g * count % run for g in range(groups)) or axis.block % run:
         run -= 1

@@ -10,7 +10,7 @@ from edgec.cost import choose_tile
 from edgec.isa import Isa
 from edgec.kernels import plan_window
 from edgec.kernels.base import Arg, Epilogue, Load, Operands, Planned, chunks, extent, fuse_axes, loads_of, traffic, vectors
-from edgec.kernels.contract import ContractPlan, Taps, phases, run_length
+from edgec.kernels.contract import PARTIAL, ContractPlan, Taps, phases, run_length
 from edgec.kernels.region import Region
 
 _TASKS = 16
@@ -145,7 +145,7 @@ def _contraction(region: Region, isa: Isa, operands: Operands, views: Sequence[V
     args.append(Arg("output", region.result.dtype, extent(y)))
     plan = ContractPlan(
         isa, tuple(args), fixed * row_chunks, x=x, y=y, ys=ys, xs=xs, kernel=kernel, groups=groups, widths=widths, columns=tile.tw,
-        unroll=unroll, chunk=chunk, row_chunks=row_chunks, bias=bias is not None, w=w, name=name, form=form,
+        unroll=unroll, chunk=chunk, row_chunks=row_chunks, partial=max(1, PARTIAL // (chunk * kernel[0] * kernel[1])), bias=bias is not None, w=w, name=name, form=form,
         epilogue=Epilogue(region.expr, tuple(Load(first + i, v) for i, v in enumerate(loads))),
         macs=macs, bytes=traffic(args), cycles=tile.cycles * n * groups)
     return Planned(plan, (value, weight, *((bias,) if bias is not None else ()), *region.operands))

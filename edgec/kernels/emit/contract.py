@@ -94,24 +94,40 @@ class _Tile:
         """Start from the bias, reduce, apply the epilogue, store."""
         plan, k = self.plan, self.k
         acc = Accumulators(self.widths, columns)
-        for j, w in enumerate(self.widths):
-            start = T.bind(k.load(2, self.channel + self.offsets[j], w)) if plan.bias else const(0.0, "f32", w)
-            for i in range(columns):
-                acc.set(i, j, start)
+        self._start(acc, columns, bias=True)
         low, high = self._clip(ys, y)
-        chunks = plan.in_channels // plan.chunk
+        chunks, partial = plan.in_channels // plan.chunk, plan.partial
 
         def reduce(q: Index) -> None:
-            loop(low, high, lambda ty: self._row_of_taps(acc, q, ys, y, ty, xs, x, runs))
+            loop(low, high, lambda ty: self._row_of_taps(summand, q, ys, y, ty, xs, x, runs))
 
-        if runs:
+        summand = acc
+        if runs and chunks <= partial:
             loop(0, chunks, reduce)
+        elif runs:
+            summand = Accumulators(self.widths, columns)
+
+            def part(first: Index, count: int) -> None:
+                self._start(summand, columns, bias=False)
+                loop(first, first + count, reduce)
+                for i in range(columns):
+                    for j in range(len(self.widths)):
+                        acc.set(i, j, acc.get(i, j) + summand.get(i, j))
+            loop(0, chunks // partial, lambda i: part(i * partial, partial))
+            if chunks % partial:
+                part(chunks // partial * partial, chunks % partial)
         row, column = ys.out_begin + y * ys.out_step, xs.out_begin + x * xs.out_step
         for i in range(columns):
             for j, w in enumerate(self.widths):
                 at = [self.n, self.channel + self.offsets[j], row, column + i * xs.out_step]
                 value = epilogue(k, plan.epilogue, acc.get(i, j), at, 1, w)
                 k.write(len(plan.args) - 1, plan.y, at, 1, value, w)
+
+    def _start(self, acc: Accumulators, columns: int, *, bias: bool) -> None:
+        for j, w in enumerate(self.widths):
+            start = T.bind(self.k.load(2, self.channel + self.offsets[j], w)) if bias and self.plan.bias else const(0.0, "f32", w)
+            for i in range(columns):
+                acc.set(i, j, start)
 
     def _clip(self, ys: Taps, y: Index) -> tuple[Index, Index]:
         """The taps whose input row exists for output row y."""
