@@ -87,11 +87,6 @@ def shape_of(site: Site, thing: Thing) -> Array:
     return np.array(made, np.int64)
 
 
-def axis(site: Site, number: int, thing: Thing) -> int:
-    """An axis counted from the front."""
-    return number % rank(site, thing)
-
-
 def axes(site: Site, numbers: Any, thing: Thing) -> list[int]:
     """Axes counted from the front, in order; all of them when absent."""
     n = rank(site, thing)
@@ -150,9 +145,9 @@ def grouped(vector: Array, weight: Any, group: int) -> Array:
     return rows.reshape(outputs, seen, *[1] * (weight.array.ndim - 2))
 
 
-def summed(array: Array) -> Array:
-    """The sums over everything but the first axis."""
-    return np.sum(array.reshape(array.shape[0], -1), axis=1)
+def insert(items: Sequence[Any], at: int, item: Any) -> list[Any]:
+    """A list with one more item in a place."""
+    return [*items[:at], item, *items[at:]]
 
 
 def ndim(array: Any) -> int:
@@ -177,16 +172,6 @@ def scalar(array: Any) -> Array:
     return np.asarray(array).reshape(())
 
 
-def ravel(array: Any) -> Array:
-    """All elements in one row."""
-    return np.ravel(array)
-
-
-def turned(array: Any) -> Array:
-    """A matrix, or a stack of them, with its last two axes exchanged."""
-    return np.swapaxes(array, -1, -2)
-
-
 def power_of_two(array: Any) -> bool:
     """Whether a multiplication with each element's reciprocal is as exact as the division."""
     fraction, _ = np.frexp(np.asarray(array, np.float64))
@@ -209,12 +194,6 @@ def identity(rank: int) -> list[int]:
     return list(range(rank))
 
 
-def keeps_order(order: Sequence[int], shape: Sequence[Dim | None]) -> bool:
-    """Whether a transpose moves only axes of extent one, and so no element."""
-    moved = [a for a in order if shape[a] != 1]
-    return moved == sorted(moved)
-
-
 def padding(begin_end: Any, rank: int) -> list[int]:
     """The padding of the spatial axes, beginnings then ends, from the pads of all axes; NoMatch when others are padded."""
     pads = [int(p) for p in np.asarray(begin_end).ravel()]
@@ -228,16 +207,10 @@ def sum_pads(first: Sequence[int] | None, second: Sequence[int]) -> list[int]:
     return [a + b for a, b in zip(first or [0] * len(second), second, strict=True)]
 
 
-def unpadded(pads: Sequence[int] | None) -> bool:
-    """Whether nothing is added around a window operator's input."""
-    return not any(pads or ())
-
-
 _ASKING: Mapping[str, Callable[..., Any]] = {f.__name__: f for f in (
-    uses, dims, rank, dtype, floating, static, given, shape_of, axis, axes, kept, channels, per_channel, like)}
+    uses, dims, rank, dtype, floating, static, given, shape_of, axes, kept, channels, per_channel, like)}
 _COMPUTING: Mapping[str, Callable[..., Any]] = {**FUNCTIONS, **{f.__name__: f for f in (
-    column, ndim, size, scalar, ravel, turned, power_of_two, compose, perm, identity, keeps_order, padding, sum_pads, grouped,
-    summed, unpadded, nonzero)}}
+    column, ndim, size, scalar, nonzero, power_of_two, compose, perm, identity, padding, sum_pads, insert, grouped)}}
 HELPERS: Mapping[str, tuple[Callable[..., Any], bool]] = {
     **{n: (f, False) for n, f in _COMPUTING.items()}, **{n: (f, True) for n, f in _ASKING.items()}}
 """Every function that a rule may call, and whether it gets the site before its arguments."""
