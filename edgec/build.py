@@ -2,21 +2,25 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from edgec import access
-from edgec.codegen.bundle import write_bundle
+from edgec.bundle import Bundle
+from edgec.codegen.bundle import check_place, write_bundle
 from edgec.codegen.object import compile_kernels
 from edgec.codegen.schedule import Schedule, schedule
-from edgec.errors import Cancelled, UsageError
+from edgec.errors import Cancelled, EdgecError, UsageError
 from edgec.ir.graph import Graph
 from edgec.isa import Isa, cpu_isa
+from edgec.lang import text
 from edgec.onnx import Model, import_model
 from edgec.pipeline import Context, Watch, run_passes
-from edgec.bundle import Bundle
+from edgec.samples import ranges
 from edgec.target import Target, find
 
 Progress = Callable[[str, int, int], None]
@@ -41,7 +45,7 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
     cache: Path | None = None, progress: Progress | None = None, cancelled: Callable[[], bool] | None = None, watch: Watch | None = None,
     disabled: Sequence[str] = (), limit: int | None = None, notes: list[str] | None = None,
 ) -> Bundle:
-    """Build a model (path, bytes or ModelProto) for a target and write the bundle; returns it, opened but not loaded.
+    """Build a model (path, bytes, ModelProto, or the path of a textual graph) and write the bundle; returns it, opened but not loaded.
 
     `shapes` and `dims` bind what the model leaves open, `inputs` and `outputs` cut it. `threads` is what the bundle runs with unless told
     otherwise; code and results do not depend on it. Nothing is printed: `progress` hears each step, `notes` gets sentences worth reading.
@@ -52,27 +56,44 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
     tell = _teller(progress, cancelled)
     notes = notes if notes is not None else []
     tell("import", 0, 1)
-    graph = import_model(model, shapes=shapes, dims=dims, inputs=inputs, outputs=outputs, static=True, notes=notes)
+    graph = read(model, shapes=shapes, dims=dims, inputs=inputs, outputs=outputs, static=True, notes=notes)
     name = name or (Path(model).stem if isinstance(model, str | Path) else graph.name or "model")
-    made = compile_graph(graph, target, name, progress=progress, cancelled=cancelled, watch=watch, disabled=disabled, limit=limit)
-    objects = compile_kernels(made.schedule.plans, made.isa, jobs=jobs, cache_dir=cache, progress=lambda d, n, _: tell("kernels", d, n),
-                              cancelled=cancelled, note=notes.append, origins=_origins(made.schedule))
+    machine = find(target)
+    place = Path(output) if output is not None else Path(f"{name}.{machine.name}.edgec")
+    check_place(place)
+    made = compile_graph(graph, machine, name, progress=progress, cancelled=cancelled, watch=watch, disabled=disabled, limit=limit,
+                         optimize_for=optimize_for)
+    with _reproducible(graph, machine, watch):
+        objects = compile_kernels(made.schedule.plans, made.isa, jobs=jobs, cache_dir=cache, progress=lambda d, n, _: tell("kernels", d, n),
+                                  cancelled=cancelled, note=notes.append, origins=_origins(made.schedule))
     tell("bundle", 0, 1)
-    place = Path(output) if output is not None else Path(f"{name}.{made.target.name}.edgec")
     write_bundle(place, made.schedule.program, made.schedule.weights, objects, isa=made.isa, target=made.target.name,
                  target_text=made.target.text(), model_sha256=_digest(model), cc=cc, passes=tuple(dict.fromkeys(s for s, _ in made.context.times)),
                  options={"threads": threads, "optimize_for": optimize_for, "exact": exact, "shapes": {k: list(v) for k, v in (shapes or {}).items()},
                           "dims": dict(dims or {}), "inputs": list(inputs or ()), "outputs": list(outputs or ())},
-                 extra={"notes": [*notes, *made.context.notes], "report": report(made)})
+                 extra={"notes": [*notes, *made.context.notes], "report": report(made), "input_ranges": ranges(graph)})
     notes += made.context.notes
     tell("bundle", 1, 1)
     return Bundle(place)
 
 
-def compile_graph(graph: Graph, target: str | Path, name: str, *, progress: Progress | None = None, cancelled: Callable[[], bool] | None = None,
-                  watch: Watch | None = None, disabled: Sequence[str] = (), limit: int | None = None) -> Built:
+def read(
+    model: Model, *, shapes: Mapping[str, Sequence[int]] | None = None, dims: Mapping[str, int] | None = None,
+    inputs: Sequence[str] | None = None, outputs: Sequence[str] | None = None, static: bool = False, notes: list[str] | None = None,
+) -> Graph:
+    """The graph of a model, or of a textual graph (`*.edge`), which is taken as it is."""
+    if isinstance(model, str | Path) and Path(model).suffix == ".edge":
+        if shapes or dims or inputs or outputs:
+            raise UsageError(f"{model} is a graph as text, which is taken as it is: shapes, dims, inputs and outputs belong to ONNX models")
+        return text.load(model)
+    return import_model(model, shapes=shapes, dims=dims, inputs=inputs or (), outputs=outputs or (), static=static, notes=notes)
+
+
+def compile_graph(graph: Graph, target: str | Path | Target, name: str, *, progress: Progress | None = None, cancelled: Callable[[], bool] | None = None,
+                  watch: Watch | None = None, disabled: Sequence[str] = (), limit: int | None = None,
+                  optimize_for: str = "speed") -> Built:
     """All passes and the schedule: everything but machine code."""
-    machine = find(target)
+    machine = target if isinstance(target, Target) else find(target)
     context = Context(machine, frozenset(disabled), limit)
     tell = _teller(progress, cancelled)
     passes = access.module("passes.catalog")
@@ -80,8 +101,11 @@ def compile_graph(graph: Graph, target: str | Path, name: str, *, progress: Prog
     told = Watch(watch.verify, watch.dump, watch.stop_after, watch.crashes, lambda step: tell(step, 0, 1))
     final = run_passes(graph, passes.DEFAULT, passes.CATALOG, context, told)
     isa = cpu_isa(machine)
+    if optimize_for == "size":
+        isa = replace(isa, extra=(*isa.extra, ("optimize", "size")))
     tell("schedule", 0, 1)
-    return Built(final, schedule(final, isa, re.sub(r"\W", "_", name)), machine, isa, context)
+    with _reproducible(graph, machine, watch):
+        return Built(final, schedule(final, isa, re.sub(r"\W", "_", name)), machine, isa, context)
 
 
 def optimize(graph: Graph, target: str | Path | None = None, passes: str | Sequence[str] | None = None) -> Graph:
@@ -99,6 +123,21 @@ def report(made: Built) -> dict[str, Any]:
     total = sum(a.size for a in made.graph.weights.values() if a.dtype.kind in "fiu")
     return {"macs": sum(program.kernels[s.kernel].macs for s in program.steps), "predicted_ms": cycles / made.isa.clock_hz * 1e3,
             "weight_sparsity": zeros / total if total else 0.0, "kernels": len(program.steps)}
+
+
+@contextmanager
+def _reproducible(graph: Graph, target: Target, watch: Watch | None) -> Iterator[None]:
+    """Leave a file behind that shows it again when something goes wrong that no user can do anything about."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, EdgecError) and type(error) is not EdgecError:
+            raise
+        folder = (watch.crashes if watch else None) or Path(tempfile.gettempdir())
+        path = folder / f"edgec-crash-{hashlib.sha256(f'{graph.name} {error}'.encode()).hexdigest()[:8]}.edge"
+        what = str(error) if isinstance(error, EdgecError) else f"the build crashed with {type(error).__name__}: {error}"
+        text.save_whole(graph, path, f"; {what.splitlines()[0]}\n; target: {target.name}\n")
+        raise EdgecError(f"{what}; {path} shows it again: edgec build {path} --target {target.name}") from error
 
 
 def _origins(made: Schedule) -> dict[str, str]:

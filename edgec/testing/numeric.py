@@ -22,13 +22,13 @@ def error(y: Array, ref: Array, other_ref: Array) -> float:
     Integers, truth values and strings have the error 0 or infinity. NaN and infinities are right where the reference has the same.
     ValueError when the spread is under 1 % of max|ref|: such a comparison would say nothing.
     """
-    if _is_exact(ref):
-        return 0.0 if _equal(y, ref) else np.inf
-    spread, largest = _deviation(other_ref, ref, finite=True), _largest(ref)
-    if spread < _LEAST_SPREAD * largest or not spread:
-        raise ValueError(f"the reference changes by {spread:.3g} between the two inputs and is as large as {largest:.3g}: "
+    if is_exact(ref):
+        return 0.0 if equal(y, ref) else np.inf
+    spread, size = deviation(other_ref, ref, finite=True), largest(ref)
+    if spread < _LEAST_SPREAD * size or not spread:
+        raise ValueError(f"the reference changes by {spread:.3g} between the two inputs and is as large as {size:.3g}: "
                          "take inputs that differ more")
-    return _deviation(y, ref) / spread
+    return deviation(y, ref) / spread
 
 
 def feeds(graph: Graph, seed: int, dims: Mapping[str, int] | None = None) -> dict[str, Array]:
@@ -118,21 +118,23 @@ def _leaf_difference(refs: tuple[Array, ...], results: tuple[Array, ...], tolera
         if ref.shape != result.shape or dtype_name(ref.dtype) != dtype_name(result.dtype):
             was, now = (f"{dtype_name(a.dtype)}{list(a.shape)}" for a in (ref, result))
             return f"was {was} and is {now}"
-        if _is_exact(ref) and not _equal(result, ref):
+        if is_exact(ref) and not equal(result, ref):
             return "has other elements"
-    if _is_exact(refs[0]):
+    if is_exact(refs[0]):
         return None
-    spreads = [_deviation(a, b, finite=True) for a, b in combinations(refs, 2) if a.shape == b.shape]
-    scale = max([*spreads, *(_LEAST_SPREAD * _largest(r) for r in refs), float(np.finfo(np.float32).tiny)])
-    worst = max(_deviation(result, ref) for ref, result in zip(refs, results, strict=True)) / scale
+    spreads = [deviation(a, b, finite=True) for a, b in combinations(refs, 2) if a.shape == b.shape]
+    scale = max([*spreads, *(_LEAST_SPREAD * largest(r) for r in refs), float(np.finfo(np.float32).tiny)])
+    worst = max(deviation(result, ref) for ref, result in zip(refs, results, strict=True)) / scale
     return f"is off by {worst:.3g} of its spread, {tolerance:.3g} is allowed" if worst > tolerance else None
 
 
-def _is_exact(array: Array) -> bool:
+def is_exact(array: Array) -> bool:
+    """Whether elements have to be equal: integers, truth values, strings."""
     return dtype_name(array.dtype)[0] not in "fc" and dtype_name(array.dtype) != "bf16"
 
 
-def _equal(a: Array, b: Array) -> bool:
+def equal(a: Array, b: Array) -> bool:
+    """Whether shapes and all elements are equal."""
     return a.shape == b.shape and bool(np.all(a == b))
 
 
@@ -140,12 +142,13 @@ def _wide(array: Array) -> Array:
     return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
 
 
-def _largest(array: Array) -> float:
+def largest(array: Array) -> float:
+    """The largest absolute finite element, 0 when there is none."""
     wide = np.abs(_wide(array))
     return float(np.max(wide, where=np.isfinite(wide), initial=0))
 
 
-def _deviation(a: Array, b: Array, *, finite: bool = False) -> float:
+def deviation(a: Array, b: Array, *, finite: bool = False) -> float:
     """max|a - b|; NaN against NaN and equal infinities are no deviation, any other is infinite, or ignored when only `finite` counts."""
     wide_a, wide_b = _wide(a), _wide(b)
     with np.errstate(invalid="ignore"):

@@ -1,0 +1,7 @@
+"""`python -m edgec` is the command `edgec`."""
+
+import sys
+
+from edgec.cli import main
+
+sys.exit(main())

@@ -1,0 +1,174 @@
+"""`edgec build`: from a model to a bundle, or to one of the things that are made on the way."""
+
+import argparse
+import shlex
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgec.commands import options
+from edgec.commands.console import Console
+from edgec.commands.files import write
+from edgec.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgec.build import Built
+    from edgec.bundle import Bundle
+    from edgec.ir.graph import Graph
+    from edgec.target import Target
+
+HELP = "compile a model into a bundle: code, weights and everything to run it on a target"
+_SUFFIX = {"ir": "edge", "onnx": "onnx", "asm": "s", "obj": "o", "c": "c"}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What `edgec build` takes."""
+    parser.add_argument("model", type=Path, help="an ONNX model, or a graph as text (*.edge)")
+    parser.add_argument("--target", "-t", default="host", help="a name, an alias, or a file ./my.target (default: host; `edgec targets` lists all)")
+    parser.add_argument("-o", "--output", type=Path, help="where to write (default: MODEL.TARGET.edgec)")
+    parser.add_argument("--name", help="what the model is called in C (default: the name of the file)")
+    parser.add_argument("--threads", type=options.positive, default=1, metavar="N", help="how many threads the bundle uses unless told otherwise")
+    parser.add_argument("-O", dest="optimize", choices=("speed", "size"), default="speed", help="what to optimize for")
+    parser.add_argument("--exact", action="store_true", help="no algorithm that changes results by more than rounding")
+    parser.add_argument("--emit", choices=tuple(_SUFFIX), help="write this instead of a bundle: the final graph as text or as ONNX, the kernels "
+                        "as assembler, the object, or the schedule in C")
+    parser.add_argument("--cc", metavar="COMMAND", help="the C compiler and linker to use")
+    parser.add_argument("--jobs", type=options.positive, metavar="N", help="how many kernels to compile at once (default: one for each core)")
+    options.model_options(parser)
+    debug = parser.add_argument_group("to look inside")
+    debug.add_argument("--dump", type=Path, metavar="DIR", help="write the graph after each pass, as 03-absorb.edge")
+    debug.add_argument("--time", action="store_true", help="print how long each step took")
+    debug.add_argument("--stop-after", metavar="PASS", help="stop after this pass and print its graph (or --emit ir, onnx)")
+    debug.add_argument("--disable", type=options.names, action="append", default=[], metavar="NAME", help="leave out passes or rules")
+    debug.add_argument("--limit", type=int, metavar="N", help="do only the first N rewrites")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Build, and tell what was made and what to type next."""
+    if args.stop_after and args.emit not in (None, "ir", "onnx"):
+        raise UsageError(f"--stop-after leaves a graph behind, of which --emit {args.emit} cannot be made")
+    if args.limit is not None and args.limit < 0:
+        raise UsageError(f"--limit {args.limit}: a number of rewrites is not negative")
+    if args.emit or args.stop_after:
+        _emit(args, console)
+    else:
+        _bundle(args, console)
+    if args.time:
+        console.show_times()
+    return 0
+
+
+def _bundle(args: argparse.Namespace, console: Console) -> None:
+    made = _build(args, args.output, console)
+    following = f"edgec run {shlex.quote(str(made.path))}"
+    console.result(f"{made.summary()}\nnext: {following}")
+    console.data(facts(made) | {"next": following})
+
+
+def _build(args: argparse.Namespace, output: Path | None, console: Console) -> "Bundle":
+    from edgec.build import build  # noqa: PLC0415 - slow to load, like everything heavy in commands
+    from edgec.pipeline import Watch  # noqa: PLC0415
+
+    made = build(args.model, args.target, output, **options.binding(args), threads=args.threads, optimize_for=args.optimize,
+                 exact=args.exact, name=args.name, cc=args.cc, jobs=args.jobs, progress=console.progress, watch=Watch(dump=args.dump),
+                 disabled=_disabled(args), limit=args.limit)
+    console.end()
+    for note in made.manifest["notes"]:
+        console.note(note)
+    return made
+
+
+def facts(bundle: "Bundle") -> dict[str, Any]:
+    """What a build tells as JSON."""
+    manifest = bundle.manifest
+    return {"bundle": str(bundle.path), "target": manifest["target"]["name"], "kernels": manifest["report"]["kernels"],
+            "macs": manifest["report"]["macs"], "predicted_ms": manifest["report"]["predicted_ms"], **manifest["sizes"],
+            "notes": manifest["notes"]}
+
+
+def _disabled(args: argparse.Namespace) -> list[str]:
+    return [name for group in args.disable for name in group]
+
+
+def _emit(args: argparse.Namespace, console: Console) -> None:
+    from edgec.lang.text import save, show  # noqa: PLC0415
+    from edgec.target import find  # noqa: PLC0415
+
+    machine = find(args.target)
+    place = args.output or Path(f"{args.name or args.model.stem}.{machine.name}.{_SUFFIX[args.emit or 'ir']}")
+    if args.emit in {"asm", "c"}:
+        write(place, (_assembler if args.emit == "asm" else _source)(_compiled(args, machine, console), args, console))
+    elif args.emit == "obj":
+        write(place, _object(args, console))
+    else:
+        final = _final(args, machine, console)
+        if args.emit is None and args.output is None:
+            console.end()
+            console.result(show(final, {}).rstrip("\n"))
+            console.data({"ir": show(final, {})})
+            return
+        if args.emit == "onnx":
+            write(place, final.to_onnx().SerializeToString(deterministic=True))
+        else:
+            save(final, place)
+    console.end()
+    console.result(str(place))
+    console.data({"emitted": args.emit or "ir", "path": str(place), "target": machine.name})
+
+
+def _imported(args: argparse.Namespace, console: Console) -> "Graph":
+    from edgec.build import read  # noqa: PLC0415
+
+    notes: list[str] = []
+    console.progress("import", 0, 1)
+    graph = read(args.model, **options.binding(args), static=True, notes=notes)
+    for note in notes:
+        console.note(note)
+    return graph
+
+
+def _compiled(args: argparse.Namespace, machine: "Target", console: Console) -> "Built":
+    from edgec.build import compile_graph  # noqa: PLC0415
+    from edgec.pipeline import Watch  # noqa: PLC0415
+
+    return compile_graph(_imported(args, console), machine, args.name or args.model.stem, progress=console.progress,
+                         watch=Watch(dump=args.dump), disabled=_disabled(args), limit=args.limit)
+
+
+def _final(args: argparse.Namespace, machine: "Target", console: Console) -> "Graph":
+    """The graph of kernels, or the one after --stop-after."""
+    from edgec import access  # noqa: PLC0415
+    from edgec.pipeline import Context, Watch, run_passes  # noqa: PLC0415
+
+    known = access.module("passes.catalog")
+    watch = Watch(dump=args.dump, stop_after=args.stop_after, progress=lambda step: console.progress(step, 0, 1))
+    return run_passes(_imported(args, console), known.DEFAULT, known.CATALOG, Context(machine, frozenset(_disabled(args)), args.limit), watch)
+
+
+def _assembler(made: "Built", args: argparse.Namespace, _: Console) -> bytes:
+    from edgec.codegen.object import kernel_texts  # noqa: PLC0415
+
+    texts = kernel_texts(made.schedule.plans, made.isa, "asm", jobs=args.jobs)
+    origins = {s.kernel: s.origin for s in reversed(made.schedule.program.steps)}
+    return "".join(f"# {key}: {origins.get(key, '')}\n{text}\n" for key, text in texts.items()).encode()
+
+
+def _source(made: "Built", args: argparse.Namespace, console: Console) -> bytes:
+    """The schedule in C, as it is compiled into the object; it names the kernels by their contents, so they are made first."""
+    from edgec.codegen import c_source  # noqa: PLC0415
+    from edgec.codegen.bundle import program_identity  # noqa: PLC0415
+    from edgec.codegen.cpu import requirements  # noqa: PLC0415
+    from edgec.codegen.object import compile_kernels, cpu_features  # noqa: PLC0415
+
+    program = made.schedule.program
+    objects = compile_kernels(made.schedule.plans, made.isa, jobs=args.jobs, progress=lambda d, n, _: console.progress("kernels", d, n),
+                              note=console.note)
+    needed = requirements(made.isa.triple, cpu_features(made.isa))
+    return c_source.main(program, program_identity(program, objects), made.isa.triple, needed).encode()
+
+
+def _object(args: argparse.Namespace, console: Console) -> bytes:
+    """The object of a bundle that is thrown away."""
+    with tempfile.TemporaryDirectory(prefix="edgec-") as folder:
+        made = _build(args, Path(folder) / "made.edgec", console)
+        return (made.path / f"{made.manifest['c_name']}.o").read_bytes()

@@ -1,0 +1,36 @@
+"""Files that commands read and write: each written one appears whole or not at all."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from edgec.errors import BadInput
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name and rename it; BadInput when the place cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = Path(file.name)
+            try:
+                file.write(data)
+                file.close()
+                mask = os.umask(0o022)
+                os.umask(mask)
+                temporary.chmod(0o666 & ~mask)
+                temporary.replace(path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise BadInput(f"{path} cannot be written: {error.strerror}") from None
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a path is a bundle, and not a model; BadInput when it is neither."""
+    if not path.exists():
+        raise BadInput(f"there is no file or bundle {path}")
+    if path.is_dir() and not (path / "manifest.json").exists():
+        raise BadInput(f"{path} is a folder without a manifest.json, so it is neither a model nor a bundle")
+    return path.is_dir()

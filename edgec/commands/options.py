@@ -1,0 +1,73 @@
+"""Arguments that several commands take, and their texts as values."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edgec.errors import UsageError
+
+
+def model_options(parser: argparse.ArgumentParser) -> None:
+    """What binds and cuts a model."""
+    group = parser.add_argument_group("model")
+    group.add_argument("--shape", action="append", default=[], metavar="NAME=1,3,224,224",
+                       help="the shape of an input, also written 1x3x224x224; without NAME= that of the only input")
+    group.add_argument("--dim", action="append", default=[], metavar="SYMBOL=N", help="the size of a symbolic dimension")
+    group.add_argument("--inputs", type=names, default=(), metavar="A,B", help="start at these values instead of the model's inputs")
+    group.add_argument("--outputs", type=names, default=(), metavar="C,D", help="end at these values instead of the model's outputs")
+
+
+def binding(args: argparse.Namespace) -> dict[str, Any]:
+    """What `model_options` were given, as keywords of edgec.build."""
+    return {"shapes": shapes(args.shape, args.model), "dims": dims(args.dim), "inputs": list(args.inputs), "outputs": list(args.outputs)}
+
+
+def names(text: str) -> tuple[str, ...]:
+    """The words of a list with commas."""
+    return tuple(filter(None, text.split(",")))
+
+
+def positive(text: str) -> int:
+    """A whole number of at least one."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def shapes(texts: Sequence[str], model: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes by input from `NAME=1,3,224,224`, `NAME=1x3x224x224` or, for a model with one input, just the numbers; UsageError otherwise."""
+    made: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        name, separator, numbers = text.rpartition("=")
+        words = numbers.strip("[] ").replace("x", ",").split(",") if numbers.strip("[] ") else []
+        if not all(w.strip().isdecimal() for w in words) or (separator and not name):
+            raise UsageError(f"--shape {text}: write NAME=1,3,224,224 or NAME=1x3x224x224")
+        name = name if separator else _only_input(model, text)
+        if name in made:
+            raise UsageError(f"--shape {text}: the input {name} has two shapes")
+        made[name] = tuple(map(int, words))
+    return made
+
+
+def _only_input(model: Path, text: str) -> str:
+    from edgec.build import read  # noqa: PLC0415 - slow to load
+
+    inputs = [v.name for v in read(model).inputs]
+    if len(inputs) != 1:
+        raise UsageError(f"--shape {text}: the model has {len(inputs)} inputs, so write {' or '.join(f'{n}={text}' for n in inputs[:3])}")
+    return inputs[0]
+
+
+def dims(texts: Sequence[str]) -> dict[str, int]:
+    """Sizes by symbol from `SYMBOL=N`; UsageError otherwise."""
+    made: dict[str, int] = {}
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        if not name or not number.isdecimal() or int(number) < 1:
+            raise UsageError(f"--dim {text}: write SYMBOL=N with a whole number of at least 1")
+        if made.setdefault(name, int(number)) != int(number):
+            raise UsageError(f"--dim {text}: the symbol {name} has two sizes")
+    return made
+
+

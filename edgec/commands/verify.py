@@ -1,0 +1,124 @@
+"""`edgec verify`: does a bundle compute what its model says?"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgec.commands.console import Console, table
+from edgec.commands.run import read_arrays
+from edgec.errors import BadInput
+
+if TYPE_CHECKING:
+    from edgec.bundle import Bundle
+    from edgec.session import Array, Port
+    from edgec.verify import Agreement, Reference
+
+HELP = "compare a bundle with its model on several inputs; exit code 4 when they do not agree"
+_INPUTS = 3
+_SCALES = (1.0, 8.0, 64.0)
+_MISSED = 4
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What `edgec verify` takes."""
+    parser.add_argument("bundle", type=Path, help="what `edgec build` made")
+    parser.add_argument("--model", type=Path, required=True, help="the model that it was built from")
+    parser.add_argument("--inputs", type=Path, metavar="FILE.npz", help="arrays by input, each of its shape, or with one more axis in front "
+                        "that counts samples (default: random numbers)")
+    parser.add_argument("--tolerance", type=float, default=1e-4, metavar="E", help="the largest error that is allowed (default: 1e-4)")
+    parser.add_argument("--per-kernel", action="store_true", help="compare each kernel's result, and name the first that differs")
+    parser.add_argument("--seed", type=int, default=1, help="of the random inputs (default: 1)")
+    parser.add_argument("--threads", type=int, metavar="N", help="default: what the bundle was built for")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Compare, tell, and answer 0 or 4."""
+    from edgec import verify  # noqa: PLC0415 - slow to load, like everything heavy in commands
+    from edgec.bundle import Bundle  # noqa: PLC0415
+
+    bundle = Bundle(args.bundle)
+    session = bundle.load(threads=args.threads, poison=True)
+    same_model(bundle, args.model, console)
+    expect, who = verify.reference(bundle, args.model)
+    samples = None if args.inputs is None else _samples(args.inputs, session.inputs)
+    for scale in _SCALES:
+        feeds = _feeds(bundle, session.inputs, samples, abs(args.seed), scale)
+        found = _compare(verify.agreement, session.run, expect, feeds, args.tolerance)
+        if samples is not None or any(a.error is not None or a.why for a in found):
+            break
+        console.detail(f"no output changes enough with inputs of scale {scale:g}")
+    checked = any(a.error is not None for a in found)
+    ok = checked and all(a.ok for a in found)
+    first: dict[str, Any] | None = None
+    if args.per_kernel:
+        first = _kernels(bundle, args, feeds, console)
+        ok = ok and first is None
+    console.result(table([(a.name, "no check" if a.error is None else f"{a.error:.2e}", f"{a.tolerance:.1e}", "ok" if a.ok else a.why)
+                          for a in found], ("output", "error", "allowed", ""), right=(1, 2)))
+    if not checked and not any(a.why for a in found):
+        console.warn("nothing was checked: no output changes by 1 % of its size between these inputs; give others with --inputs")
+    where = f" under {session.emulator}" if session.emulator else ""
+    console.result(f"{'equal' if ok else 'NOT EQUAL'} on {len(feeds)} inputs{where}; the reference is {who}")
+    console.data({
+        "ok": ok, "reference": who, "emulator": session.emulator or None, "inputs": len(feeds), "scale": scale,
+        "outputs": {a.name: {"error": a.error, "tolerance": a.tolerance, "ok": a.ok, "checked": a.error is not None, "why": a.why or None}
+                    for a in found},
+        **({"first_kernel": first} if args.per_kernel else {})})
+    return 0 if ok else _MISSED
+
+
+def same_model(bundle: "Bundle", model: Path, console: Console) -> None:
+    """Warn when the file is not the one that the bundle was built from; BadInput when there is none."""
+    import hashlib  # noqa: PLC0415
+
+    try:
+        digest = hashlib.sha256(model.read_bytes()).hexdigest()
+    except OSError as error:
+        raise BadInput(f"the model {model} cannot be read: {error.strerror}") from None
+    if digest != bundle.manifest["model_sha256"]:
+        console.warn(f"{bundle.path} was built from another file than {model}")
+
+
+def _compare(agree: Any, ours: Any, expect: "Reference", feeds: Sequence[Mapping[str, "Array"]], tolerance: float) -> list["Agreement"]:
+    got, wanted = [ours(f) for f in feeds], [expect(f) for f in feeds]
+    return [agree(name, [g[name] for g in got], [w[name] for w in wanted], tolerance) for name in got[0]]
+
+
+def _feeds(bundle: "Bundle", ports: Sequence["Port"], samples: Sequence[Mapping[str, "Array"]] | None, seed: int,
+           scale: float) -> list[Mapping[str, "Array"]]:
+    """The samples, with a random one when there is just one, because an error needs two; else random ones."""
+    from edgec.samples import draw  # noqa: PLC0415
+
+    given = list(samples or ())
+    missing = range(max(0, (2 if given else _INPUTS) - len(given)))
+    return [*given, *(draw(ports, seed + i, bundle.manifest.get("input_ranges", {}), scale) for i in missing)]
+
+
+def _samples(path: Path, ports: Sequence["Port"]) -> list[Mapping[str, "Array"]]:
+    """The samples in a file, checked against the inputs."""
+    loaded = read_arrays(path)
+    arrays = loaded if isinstance(loaded, Mapping) else {ports[0].name: loaded}
+    if missing := [p.name for p in ports if p.name not in arrays]:
+        raise BadInput(f"{path} has no array for the input{'s' * (len(missing) > 1)} {', '.join(missing)}; it has {', '.join(arrays)}")
+    stacked = {p.name: arrays[p.name] if arrays[p.name].ndim == len(p.shape) + 1 else arrays[p.name][None] for p in ports}
+    counts = {len(a) for a in stacked.values()}
+    if len(counts) != 1 or 0 in counts:
+        raise BadInput(f"{path} has {' and '.join(f'{len(a)} of {n}' for n, a in stacked.items())}: as many of each are needed, and at least one")
+    return [{name: a[i] for name, a in stacked.items()} for i in range(counts.pop())]
+
+
+def _kernels(bundle: "Bundle", args: argparse.Namespace, feeds: Sequence[Mapping[str, "Array"]], console: Console) -> dict[str, Any] | None:
+    """Go through the kernels until one differs; what is known of that one."""
+    from edgec.verify import per_kernel  # noqa: PLC0415
+
+    count = 0
+    for found in per_kernel(bundle, args.model, feeds[:_INPUTS], args.tolerance):
+        count += 1
+        a = found.agreement
+        console.detail(f"{found.number:4} {'no check' if a.error is None else f'{a.error:.2e}':>9} {a.name} ({found.origin})")
+        if not a.ok:
+            console.result(f"the first kernel that differs: step {found.number}, {found.origin}, which makes %{a.name}: it {a.why}")
+            return {"step": found.number, "kernel": found.kernel, "origin": found.origin, "result": a.name, "error": a.error, "why": a.why}
+    console.result(f"all {count} values that kernels make agree with the evaluator")
+    return None

@@ -1,0 +1,170 @@
+"""Whether a bundle computes what its model says: outputs against a reference, and kernel by kernel against the evaluator."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgec import peers
+from edgec.build import Built, compile_graph, read
+from edgec.bundle import Bundle
+from edgec.codegen.place import Place, Places
+from edgec.errors import BadInput
+from edgec.ir.evaluate import evaluate
+from edgec.ir.graph import Graph, Value
+from edgec.ir.layout import View
+from edgec.ir.types import Tensor, numpy_dtype
+from edgec.session import Step
+from edgec.target import from_text
+from edgec.testing.numeric import deviation, equal, is_exact, largest
+
+Array = npt.NDArray[Any]
+Feeds = Mapping[str, Array]
+Reference = Callable[[Feeds], Mapping[str, Array]]
+TOLERANCE = 1e-4
+_LEAST_SPREAD = 0.01
+_ROUNDINGS = 2
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well one output agrees: `error` is the deviation over the spread of the reference, None where that is no check; `why` it fails."""
+
+    name: str
+    error: float | None
+    tolerance: float
+    why: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing speaks against it."""
+        return not self.why
+
+
+def agreement(name: str, got: Sequence[Array], reference: Sequence[Array], tolerance: float = TOLERANCE) -> Agreement:
+    """Compare one output on several inputs: error = max|y - ref| / max|ref(x1) - ref(x2)|, of whichever two inputs differ most.
+
+    Where the reference hardly changes (by under 1 % of its largest number) that is no check, and only a deviation beyond `tolerance`
+    of the largest number speaks against it. Integers, truth values and strings have to be equal. Numbers that are returned in half
+    precision may also be off by their own rounding.
+    """
+    for y, ref in zip(got, reference, strict=True):
+        if y.shape != ref.shape or y.dtype != ref.dtype:
+            return Agreement(name, None, tolerance, f"is {y.dtype}{list(y.shape)}, the reference {ref.dtype}{list(ref.shape)}")
+    if is_exact(reference[0]):
+        same = all(equal(y, ref) for y, ref in zip(got, reference, strict=True))
+        return Agreement(name, 0.0, 0.0) if same else Agreement(name, None, 0.0, "has other elements than the reference")
+    worst = max(deviation(y, ref) for y, ref in zip(got, reference, strict=True))
+    spread = max((deviation(a, b, finite=True) for i, a in enumerate(reference) for b in reference[:i]), default=0.0)
+    size = max(map(largest, reference))
+    if not spread or spread < _LEAST_SPREAD * size:
+        wrong = worst > tolerance * size
+        return Agreement(name, None, tolerance, f"is off by {worst:.3g}, and hardly changes with the inputs" if wrong else "")
+    allowed = max(tolerance, _ROUNDINGS * _resolution(reference[0]) * size / spread)
+    error = worst / spread
+    return Agreement(name, error, allowed, "" if error <= allowed else f"is off by {error:.3g} of its spread, {allowed:.3g} is allowed")
+
+
+def _resolution(array: Array) -> float:
+    narrow = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
+    return narrow.get(array.dtype.name, 0.0)
+
+
+def reference(bundle: Bundle, model: str | Path) -> tuple[Reference, str]:
+    """What a model should compute, by ONNX Runtime when that is installed, else by edgec's evaluator in numpy; and which of the two it is.
+
+    BadInput when the model's outputs are not those of the bundle.
+    """
+    graph = source(bundle, model)
+    names = [p["name"] for p in bundle.manifest["outputs"]]
+    if [v.name for v in graph.outputs] != names:
+        raise BadInput(f"{model} has the outputs {', '.join(v.name for v in graph.outputs)}, and {bundle.path} has {', '.join(names)}")
+    if not peers.is_installed("onnxruntime"):
+        return (lambda feeds: evaluate(graph, feeds)), "edgec's evaluator in numpy, because onnxruntime is not installed"
+    peer = peers.load("onnxruntime", onnx_model(bundle, model))
+    return peer.run, f"onnxruntime {peer.version}"
+
+
+def onnx_model(bundle: Bundle, model: str | Path) -> Path | bytes:
+    """What another runtime should load: the model's own file, or what edgec exports when the bundle holds a part or other shapes of it."""
+    options = bundle.manifest["options"]
+    if Path(model).suffix == ".edge" or options.get("inputs") or options.get("outputs") or (options.get("shapes") and _reshaped(bundle, model)):
+        return bytes(source(bundle, model).to_onnx().SerializeToString())
+    return Path(model)
+
+
+def _reshaped(bundle: Bundle, model: str | Path) -> bool:
+    """Whether the bundle has numbers for shapes where the model has other numbers."""
+    shapes = {p["name"]: p["shape"] for p in bundle.manifest["inputs"]}
+    return any(isinstance(have, int) and have != want for v in read(model).inputs for have, want in zip(v.tensor.shape or (), shapes[v.name], strict=False))
+
+
+def source(bundle: Bundle, model: str | Path) -> Graph:
+    """The graph that a bundle was built from: the model, bound and cut as the manifest says."""
+    options = bundle.manifest["options"]
+    return read(model, shapes=options.get("shapes"), dims=options.get("dims"), inputs=options.get("inputs") or (),
+                        outputs=options.get("outputs") or (), static=True)
+
+
+# Kernel by kernel
+
+
+@dataclass(frozen=True)
+class KernelError:
+    """How far what one step left in memory is from the evaluator's value of the same name."""
+
+    number: int
+    kernel: str
+    origin: str
+    agreement: Agreement
+
+
+def per_kernel(bundle: Bundle, model: str | Path, feeds: Sequence[Feeds], tolerance: float = TOLERANCE) -> Iterator[KernelError]:
+    """Run step by step and compare what each leaves in memory; the first that is not ok is where a difference starts.
+
+    The graph of kernels is made once more, from the model and what the manifest says about target and options. BadInput when that
+    does not give the bundle's own steps: another model, or another version of edgec.
+    """
+    made = _rebuilt(bundle, model)
+    values = {v.name: v for n in made.graph.nodes for v in n.outputs}
+    steps = bundle.manifest["steps"]
+    last = {call["result"]: i for i, call in enumerate(steps)}
+    wanted = [v for name in last if isinstance((v := values[name]).type, Tensor)]
+    expected = [evaluate(replace(made.graph, outputs=tuple(wanted)), f) for f in feeds]
+    places = Places(made.graph)
+    runs = [bundle.load(poison=True).steps(f) for f in feeds]  # a session each, because an emulator holds one run at a time
+    for now in zip(*runs, strict=True):
+        step = now[0]
+        name = step.call["result"]
+        if last[name] == step.number:
+            got = [_read(s, values[name], places[values[name]]) for s in now]
+            found = agreement(name, got, [e[name] for e in expected], tolerance)
+            yield KernelError(step.number, step.call["kernel"], step.call["origin"], found)
+
+
+def _rebuilt(bundle: Bundle, model: str | Path) -> Built:
+    manifest = bundle.manifest
+    made = compile_graph(source(bundle, model), from_text(manifest["target"]["text"], name=manifest["target"]["name"]), manifest["name"])
+    ours = [(s.kernel, s.result) for s in made.schedule.program.steps]
+    if ours != [(s["kernel"], s["result"]) for s in manifest["steps"]]:
+        raise BadInput(f"{bundle.path} was not made from {model} by this version of edgec ({manifest['tools']['edgec']} made it): "
+                       "build it again to look at its kernels")
+    return made
+
+
+def _read(step: Step, value: Value, place: Place) -> Array:
+    """The value that a step has just written, in its logical shape."""
+    buffer = step.buffers[next(o["buffer"] for o in step.call["operands"] if o["write"])]
+    memory = np.frombuffer(step.memory.read(buffer["region"], buffer["offset"], buffer["bytes"]), numpy_dtype(value.tensor.dtype))
+    return np.asarray(memory[_offsets(place.view) + place.offset])
+
+
+def _offsets(view: View) -> npt.NDArray[np.int64]:
+    """Where each element of a view lies, counted from its base."""
+    made = np.zeros((), np.int64)
+    for axis in view.axes:
+        made = made[..., None] + np.array([axis.at(i) for i in range(axis.extent)], np.int64)
+    return made
