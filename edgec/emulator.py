@@ -8,6 +8,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -46,7 +47,7 @@ class EmulatedDevice:
         emulator = command(manifest["requires"]["machine"], manifest["target"]["cpu"])
         self.description = " ".join([Path(emulator[0]).name, *emulator[1:]])
         with tempfile.TemporaryDirectory(prefix="edgec-") as folder:
-            program = _link(path, manifest, Path(folder))
+            program = _link(path, manifest, Path(folder), threads)
             self._process = subprocess.Popen(
                 [*emulator, str(program), str(path / f"{manifest['c_name']}.weights.bin"), str(threads)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -130,17 +131,23 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
     for pipe in (process.stdin, process.stdout):
         if pipe:
-            pipe.close()
+            with suppress(OSError):  # what was not sent any more
+                pipe.close()
 
 
-def _link(path: Path, manifest: Mapping[str, Any], folder: Path) -> Path:
-    """An executable that holds the model's code and answers requests."""
+def _link(path: Path, manifest: Mapping[str, Any], folder: Path, threads: int) -> Path:
+    """An executable that holds the model's code and answers requests; with a C library only if it needs one."""
     from edgec.codegen import c_source, toolchain  # noqa: PLC0415 - not needed by bundles for this machine
 
     name = manifest["c_name"]
-    chain = toolchain.find(manifest["target"]["triple"], executable=True)
+    hosted = threads > 1 or not set(manifest["imports"]) <= {"getauxval", "memcpy", "memmove", "memset"}
+    chain = toolchain.find(manifest["target"]["triple"], executable=hosted)
     for file in (f"{name}.o", f"{name}.h", "edgec_rt.c", "edgec_rt.h"):
         shutil.copyfile(path / file, folder / file)
     (folder / "runner.c").write_text(c_source.runner(name, manifest["inputs"], manifest["outputs"]))
-    chain.link_executable(["runner.c", f"{name}.o", "edgec_rt.c"], folder, "runner", "-O1", "-std=c11")
+    if hosted:
+        chain.link_executable(["runner.c", f"{name}.o", "edgec_rt.c"], folder, "runner", "-O1", "-std=gnu11", "-DEDGEC_HOSTED")
+    else:
+        (folder / "start.h").write_text(c_source.fill("start.h", {}))
+        chain.link_freestanding(["runner.c", f"{name}.o"], folder, "runner", "-O1", "-std=gnu11")
     return folder / "runner"

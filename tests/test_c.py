@@ -13,10 +13,11 @@ from edgec.codegen.c_source import identifier
 from edgec.codegen.manifest import ERRORS
 from edgec.codegen.program import Port
 from edgec.errors import EdgecError
-from tests.toybundle import BYTES, HOST, SHAPE, TASKS, expected, make, program, tensor
+from tests.toybundle import BYTES, CHUNK, HOST, SHAPE, TASKS, expected, make, program, tensor
 
 COMPILERS = [pytest.param(c, marks=pytest.mark.skipif(not shutil.which(c), reason=f"needs {c}")) for c in ("gcc", "clang")]
 STRICT = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 needs_gcc = pytest.mark.skipif(not shutil.which("gcc"), reason="needs gcc")
 
 
@@ -119,8 +120,8 @@ int main(void) {
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_every_error_code_and_no_warning(two: Path, tmp_path: Path, compiler: str) -> None:
     (tmp_path / "errors.c").write_text(ERROR_PROGRAM)
-    run(tmp_path, compiler, "-std=c99", "-D_ISOC11_SOURCE", *STRICT, "-O2", "-fsanitize=address,undefined", "-fno-sanitize-recover=all",
-        "errors.c", *parts(two / "one.edgec"), "-o", "errors", "-lm")
+    run(tmp_path, compiler, "-std=c99", "-D_ISOC11_SOURCE", *STRICT, *SANITIZE, "-O2", "errors.c",
+        *parts(two / "one.edgec"), "-o", "errors", "-lm")
     assert run(tmp_path, tmp_path / "errors").splitlines() == [f"{i} {sentence}" for i, (_, sentence) in enumerate(ERRORS)]
 
 
@@ -135,6 +136,60 @@ def test_headers_and_schedule_are_clean_c(two: Path, tmp_path: Path, compiler: s
     shutil.copy(two / "one.edgec" / "edgec_rt.h", tmp_path)
     (tmp_path / "all.c").write_text('#include "edgec_rt.h"\n#include "one.h"\n#include "two.h"\n#include "one.h"\n#include "edgec_rt.h"\n')
     run(tmp_path, compiler, f"-std={standard}", *STRICT, "-fsyntax-only", "all.c")
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_the_schedule_under_sanitizers(tmp_path: Path, compiler: str) -> None:
+    """The generated C itself, around kernels in C: one parallel_for that runs each task alone, backwards, and one that fails."""
+    model = program("one", HOST)
+    names = {k: c_source.kernel_name(model, k) for k in model.kernels}
+    loop = f"{{ for (int i = begin * {CHUNK}; i < end * {CHUNK}; i++) y[i] = %s; return 0; }}\n"
+    (tmp_path / "one.h").write_text(c_source.header(model, "toy"))
+    (tmp_path / "one_main.c").write_text(c_source.main(model, bytes(16), HOST.triple, []))
+    (tmp_path / "use.c").write_text(f"""
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "one.h"
+int32_t {names["scale"]}(const float* x, const float* w, float* y, int32_t begin, int32_t end) {loop % "x[i] * w[i]"}
+int32_t {names["fragile"]}(const float* x, float* y, int32_t begin, int32_t end) {loop % "x[i]"}
+int32_t {names["exp"]}(const float* x, float* y, int32_t begin, int32_t end) {loop % "2 * x[i]"}
+int32_t {names["add"]}(const float* a, const float* b, float* y, int32_t begin, int32_t end) {loop % "a[i] + b[i]"}
+
+static int32_t backwards(void* ctx, edgec_task run, void* args, int32_t tasks) {{
+  int32_t code = 0;
+  if (ctx != NULL) return 7;
+  while (tasks-- > 0 && code == 0) code = run(args, tasks, tasks + 1);
+  return code;
+}}
+
+int main(void) {{
+  float* x = malloc(sizeof(float) * 256), *y = malloc(sizeof(float) * 256);
+  float* weights = aligned_alloc(64, one_WEIGHTS_BYTES);
+  void* arena = aligned_alloc(64, one_ARENA_BYTES);
+  edgec_rt rt = {{NULL, backwards}};
+  uint64_t size = one_WEIGHTS_BYTES - 64;
+  int i, bad = 0;
+  memset(weights, 0, one_WEIGHTS_BYTES);
+  memcpy(weights, "EDGECWTS\1", 9);
+  memcpy((char*)weights + 16, &size, 8);
+  for (i = 0; i < 256; i++) {{
+    x[i] = (float)i;
+    weights[16 + i] = 3;
+  }}
+  bad |= one_run_with(weights, &rt, x, y, arena);
+  for (i = 0; i < 256; i++) bad |= y[i] != 7 * x[i];
+  memset(y, 0, sizeof(float) * 256);
+  bad |= one_run_with(weights, NULL, x, y, arena);
+  for (i = 0; i < 256; i++) bad |= y[i] != 7 * x[i];
+  rt.ctx = &rt;
+  bad |= one_run_with(weights, &rt, x, y, arena) != one_ABORTED;
+  free(x); free(y); free(weights); free(arena);
+  return bad;
+}}
+""")
+    run(tmp_path, compiler, "-std=c11", *STRICT, *SANITIZE, "-O1", "-g", "use.c", "one_main.c", "-o", "use")
+    run(tmp_path, tmp_path / "use")
 
 
 @pytest.mark.parametrize("compiler", COMPILERS)

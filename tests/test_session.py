@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgec.codegen.manifest import write_manifest
+from edgec.codegen.manifest import read_manifest, write_manifest
+from edgec.emulator import EmulatedDevice
 from edgec.errors import BadInput, DeviceError, ToolMissing
 from edgec.ir.graph import Array
 from edgec.session import load
@@ -200,6 +202,31 @@ def test_another_processor(foreign: Path) -> None:
         if step.number == 2:
             close(np.frombuffer(step.read(written), np.float32).reshape(SHAPE), np.exp(tensor(4) * tensor(1)))
     close(np.frombuffer(step.read(written), np.float32).reshape(SHAPE), expected(tensor(4)))
+
+
+@needs_qemu
+def test_another_processor_without_any_library(tmp_path: Path) -> None:
+    session = load(make(tmp_path, cpu=A72, libm=False), poison=True)
+    for seed in range(3):
+        close(session.run(tensor(seed))["y:0"], expected(tensor(seed), libm=False))
+    with pytest.raises(DeviceError, match="refused to run: a value in the data points outside"):
+        session.run(np.full(SHAPE, 1e9, np.float32))
+
+
+@pytest.mark.skipif(not shutil.which("env"), reason="needs env")
+@pytest.mark.parametrize("libm", [False, True])
+def test_the_emulators_side_on_this_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, libm: bool) -> None:  # noqa: FBT001
+    monkeypatch.setenv("EDGEC_EMULATOR", "env")  # which simply starts the program
+    bundle = make(tmp_path, libm=libm)
+    device, made = EmulatedDevice(bundle, read_manifest(bundle), 1), np.empty(SHAPE, np.float32)
+    device.run([tensor(1)], [made], poison=True)
+    close(made, expected(tensor(1), libm=libm))
+    bad = overrun(tmp_path)
+    with pytest.raises(DeviceError, match="wrote outside its arena"):
+        EmulatedDevice(bad, read_manifest(bad), 1).run([tensor(1)], [made], poison=True)
+    device._process.kill()
+    with pytest.raises(DeviceError, match="the model under env ended"):
+        device.run([tensor(1)], [made], poison=True)
 
 
 @needs_qemu

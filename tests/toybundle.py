@@ -45,14 +45,14 @@ def objects(cpu: Isa) -> Mapping[str, bytes]:
     return compile_kernels(PLANS, cpu, emitter=EMITTER, jobs=1)
 
 
-def program(name: str, cpu: Isa) -> Program:
-    """The schedule: x * w, a kernel that may refuse, exp, + x."""
+def program(name: str, cpu: Isa, *, libm: bool = True) -> Program:
+    """The schedule: x * w, a kernel that may refuse, exp (a copy without `libm`), + x."""
     size = BYTES
     buffers = (Buffer("x", "input", 0, size), Buffer("w", "weights", 0, size), Buffer("scaled", "arena", 0, size),
                Buffer("passed", "arena", size, size), Buffer("raised", "arena", 0, size), Buffer("y", "output", 0, size))
     steps = (Call("scale", (Operand(0), Operand(1), Operand(2, write=True)), TASKS, "mul", "scaled"),
              Call("fragile", (Operand(2), Operand(3, write=True)), TASKS, "check/*1*/", "passed"),
-             Call("exp", (Operand(3), Operand(4, write=True)), TASKS, "exp", "raised"),
+             Call("exp" if libm else "fragile", (Operand(3), Operand(4, write=True)), TASKS, "exp", "raised"),
              Call("add", (Operand(0), Operand(4), Operand(5, write=True)), TASKS, "add", "y"))
     kernels = {k: Kernel(kernel_symbol(p, cpu), "map", k, False, 0, 3 * size, 0, 1.0, 3) for k, p in PLANS.items()}  # noqa: FBT003
     return Program(name, buffers, steps, (Port("x", "x", "f32", SHAPE, 0),), (Port("y:0", "y_0", "f32", SHAPE, 5),), kernels,
@@ -64,14 +64,16 @@ def tensor(seed: int) -> Array:
     return np.random.default_rng(seed).uniform(-1, 1, SHAPE).astype(np.float32)
 
 
-def expected(x: Array, seed: int = 1) -> Array:
+def expected(x: Array, seed: int = 1, *, libm: bool = True) -> Array:
     """What the model computes with the weights of a seed."""
-    return np.asarray(x + np.exp(x * tensor(seed)))
+    return np.asarray(x + (np.exp(x * tensor(seed)) if libm else x * tensor(seed)))
 
 
-def make(folder: Path, name: str = "toy", cpu: Isa = HOST, seed: int = 1, cc: str | None = None) -> Path:
+def make(
+    folder: Path, name: str = "toy", *, cpu: Isa = HOST, seed: int = 1, cc: str | None = None, libm: bool = True,
+) -> Path:
     """Build a bundle in a folder."""
-    model = program(name, cpu)
+    model = program(name, cpu, libm=libm)
     return write_bundle(folder / f"{name}.edgec", model, {1: tensor(seed).tobytes()}, objects(cpu), isa=cpu, target="toy", cc=cc)
 
 

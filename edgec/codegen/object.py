@@ -14,6 +14,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -34,6 +35,7 @@ ALLOWED = LIBM | MEMORY
 """The only names that a kernel may leave for others to define."""
 
 _HEADER = b"edgec kernel cache 1\n"
+_LOG = 4000  # characters of what a process printed before it died
 
 
 def cache_home() -> Path:
@@ -77,7 +79,9 @@ def compile_kernels(  # noqa: PLR0913 - a build has this much to decide
         plan = plans[keys[0]]
         origin = (origins or {}).get(keys[0], keys[0])
         if answer.error:
-            raise EdgecError(f"the kernel of {origin} cannot be compiled for {isa.mcpu}: {answer.error}; its plan is {plan}")
+            error = EdgecError(f"the kernel of {origin} cannot be compiled for {isa.mcpu}: {answer.error}; its plan is {plan}")
+            error.add_note(answer.details)
+            raise error
         check_object(answer.data, symbol, origin)
         store.put(_identity(symbol, plan, isa, emitter), answer.data)
         for key in keys:
@@ -205,8 +209,9 @@ class _Worker:
 
     def __init__(self) -> None:
         start = f"import sys; sys.path[:] = {[p or os.getcwd() for p in sys.path]!r}; from edgec.codegen.worker import main; main()"  # noqa: PTH109
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - what the process prints is kept until it ends
         self.process = subprocess.Popen(
-            [sys.executable, "-c", start], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+            [sys.executable, "-c", start], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, start_new_session=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", "TVM_NUM_THREADS": "1"})
 
     def ask(self, request: Request) -> Answer:
@@ -218,16 +223,19 @@ class _Worker:
             send(requests, request)
             answer = receive(answers)
         except (EOFError, OSError):
-            return Answer(error=f"the compiler process died (status {self.process.wait()})")
+            status = self.process.wait()
+            self._log.seek(0)
+            return Answer(error=f"the compiler process died (status {status})", details=self._log.read().decode(errors="replace")[-_LOG:])
         return answer if isinstance(answer, Answer) else Answer(error="the compiler process answered nonsense")
 
     def stop(self) -> None:
         """End the process now."""
         self.process.kill()
         self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
+        for pipe in (self.process.stdin, self.process.stdout, self._log):
             if pipe:
-                pipe.close()
+                with suppress(OSError):  # what was not sent any more
+                    pipe.close()
 
 
 _idle: list[_Worker] = []

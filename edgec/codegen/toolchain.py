@@ -70,6 +70,11 @@ class ToolChain:
         target = self.command if self.kind != "zig" else tuple(w.replace("-gnu.2.17", "-musl") for w in self.command)
         run([*target, *self.flags, *self.static, *flags, *sources, "-o", output, "-lm"], f"linking {output}", folder)
 
+    def link_freestanding(self, sources: Sequence[str], folder: Path, output: str, *flags: str) -> None:
+        """Compile and link a static executable that uses no library and brings its own _start."""
+        run([*self.command, *self.flags, "-fno-pic", "-ffreestanding", "-nostdlib", "-static", *flags, *sources, "-o", output],
+            f"linking {output}", folder)
+
 
 def run(command: Sequence[str], what: str, folder: Path | None = None) -> str:
     """Run a tool; EdgecError with its own words when it fails."""

@@ -6,13 +6,19 @@
      r FIRST COUNT 0       run steps; answers the error code and whether memory around the arena is intact
      o INDEX 0 0           answers the bytes of an output
      a OFFSET BYTES 0      answers bytes of the arena
-     s OFFSET BYTES 0      answers bytes of the state */
-#include <stdio.h>
+     s OFFSET BYTES 0      answers bytes of the state
+   Without EDGEC_HOSTED it needs no C library, and has one thread. */
+#include "@NAME@.h"
+#ifdef EDGEC_HOSTED
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include "@NAME@.h"
+#include <sys/mman.h>
+#include <unistd.h>
 #include "edgec_rt.h"
+#else
+#include "start.h"
+#endif
 
 enum { INPUTS = @IN_COUNT@, OUTPUTS = @OUT_COUNT@, GUARD = 4096, GUARD_BYTE = 0xA5, POISON = 0xFF };
 static const struct {
@@ -21,10 +27,10 @@ static const struct {
 } in_ports[] = {@IN_PORTS@}, out_ports[] = {@OUT_PORTS@};
 
 static void* memory(size_t bytes) {
-  unsigned char* p = aligned_alloc(GUARD, (bytes + 3 * GUARD - 1) / GUARD * GUARD);
-  if (p == NULL) exit(2);
-  memset(p, GUARD_BYTE, bytes + 2 * GUARD);
-  memset(p + GUARD, 0, bytes);
+  unsigned char* p = mmap(NULL, bytes + 2 * GUARD, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (p == MAP_FAILED) _exit(2);
+  memset(p, GUARD_BYTE, GUARD);
+  memset(p + GUARD + bytes, GUARD_BYTE, GUARD);
   return p + GUARD;
 }
 
@@ -35,70 +41,79 @@ static int intact(const unsigned char* p, size_t bytes) {
   return 1;
 }
 
-static void get(void* data, size_t bytes) {
-  if (fread(data, 1, bytes, stdin) != bytes) exit(0);
+static void get(int file, void* data, size_t bytes) {
+  char* p = data;
+  while (bytes > 0) {
+    long n = read(file, p, bytes);
+    if (n <= 0) _exit(0);
+    p += n;
+    bytes -= (size_t)n;
+  }
 }
 
 static void put(const void* data, size_t bytes) {
-  if (fwrite(data, 1, bytes, stdout) != bytes) exit(3);
+  const char* p = data;
+  while (bytes > 0) {
+    long n = write(1, p, bytes);
+    if (n <= 0) _exit(3);
+    p += n;
+    bytes -= (size_t)n;
+  }
 }
 
 int main(int argc, char** argv) {
-  void *in[INPUTS + 1] = {NULL}, *out[OUTPUTS + 1] = {NULL};
-  char what[64] = {0};
+  void *in[INPUTS + 1], *out[OUTPUTS + 1];
+  struct { int32_t code; char what[64]; } hello;
   const char* missing = NULL;
-  @NAME@_args args = {0};
-  FILE* file;
+  @NAME@_args args;
+  void* weights;
   int32_t code, i;
   if (argc != 3) return 2;
-  code = @NAME@_check_cpu(&missing);
-  if (missing != NULL) strncpy(what, missing, sizeof what - 1);
-  put(&code, sizeof code);
-  put(what, sizeof what);
-  fflush(stdout);
-  if (code != 0) return 0;
+  memset(&hello, 0, sizeof hello);
+  memset(&args, 0, sizeof args);
+  hello.code = @NAME@_check_cpu(&missing);
+  for (i = 0; missing != NULL && missing[i] != 0 && i < 63; i++) hello.what[i] = missing[i];
+  put(&hello, sizeof hello);
+  if (hello.code != 0) return 0;
   for (i = 0; i < INPUTS; i++) in[i] = memory(in_ports[i].bytes);
   for (i = 0; i < OUTPUTS; i++) out[i] = memory(out_ports[i].bytes);
+  weights = memory(@NAME@_WEIGHTS_BYTES);
+  get(open(argv[1], O_RDONLY), weights, @NAME@_WEIGHTS_BYTES);
   args.size = sizeof args;
   args.abi = EDGEC_ABI;
-  args.weights = memory(@NAME@_WEIGHTS_BYTES);
+  args.weights = weights;
   args.prepared = memory(@NAME@_PREPARED_BYTES);
   args.arena = memory(@NAME@_ARENA_BYTES);
   args.state = memory(@NAME@_STATE_BYTES);
   args.in = (const void* const*)in;
   args.out = out;
+#ifdef EDGEC_HOSTED
   args.rt = edgec_rt_create(atoi(argv[2]));
-  file = fopen(argv[1], "rb");
-  if (file == NULL || fread((void*)args.weights, 1, @NAME@_WEIGHTS_BYTES, file) != @NAME@_WEIGHTS_BYTES) return 2;
-  fclose(file);
+#endif
   code = @NAME@_prepare(args.weights, args.prepared);
   for (;;) {
     char letter;
     uint64_t n[3];
-    get(&letter, 1);
-    get(n, sizeof n);
+    int32_t answer[2];
+    get(0, &letter, 1);
+    get(0, n, sizeof n);
     switch (letter) {
-      case 'i':
-        get(in[n[0]], in_ports[n[0]].bytes);
-        continue;
+      case 'i': get(0, in[n[0]], in_ports[n[0]].bytes); break;
       case 'p':
         memset(args.arena, POISON, @NAME@_ARENA_BYTES);
         for (i = 0; i < OUTPUTS; i++) memset(out[i], POISON, out_ports[i].bytes);
-        continue;
-      case 'r': {
-        int32_t answer[2];
+        break;
+      case 'r':
         args.first_step = (uint32_t)n[0];
         args.step_count = (uint32_t)n[1];
         answer[0] = code != 0 ? code : @NAME@_run_args(&args);
         answer[1] = intact(args.arena, @NAME@_ARENA_BYTES);
         put(answer, sizeof answer);
         break;
-      }
       case 'o': put(out[n[0]], out_ports[n[0]].bytes); break;
       case 'a': put((char*)args.arena + n[0], n[1]); break;
       case 's': put((char*)args.state + n[0], n[1]); break;
       default: return 2;
     }
-    fflush(stdout);
   }
 }
