@@ -115,7 +115,8 @@ class _Fold:
                     left -= max(growth, 0) if size > SMALL else 0
                     count += 1
                     stored.update((v, Value(self.namer(f"{v.name}.value"), v.type) if v in self.graph.outputs else v) for v in wanted)
-                    kept += [Node("Identity", (stored[v],), (v,), device=node.device, origin=node.origin) for v in wanted if stored[v] is not v]
+                    named = [v for v in wanted if stored[v] is not v]
+                    kept += [Node("Identity", (stored[v],), (v,), device=node.device, origin=node.origin) for v in named]
                     continue
             kept.append(node)
             needed.update(v for v in node.inputs if v is not None)

@@ -1,7 +1,7 @@
 """Operators in numpy where onnx has no reference implementation, or a slow or a wrong one."""
 
 from collections.abc import Callable, Mapping, Sequence
-from math import erf, prod
+from math import erf
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,12 @@ def _global_pool(function: Callable[..., Any]) -> Callable[[Node, Inputs], list[
     return lambda _, inputs: [np.asarray(function(inputs[0], axis=tuple(range(2, inputs[0].ndim)), keepdims=True), inputs[0].dtype)]
 
 
+def _bin(i: int, extent: int, count: int, start: int, limit: int) -> tuple[int, int]:
+    """The i-th of `count` parts of a region, clipped to the image."""
+    low, high = i * extent // count + start, -(-(i + 1) * extent // count) + start
+    return min(max(low, 0), limit), min(max(high, 0), limit)
+
+
 def _roi_max(node: Node, inputs: Inputs) -> list[Any]:
     x, rois = inputs
     (rows, columns), scale = node.attrs["pooled_shape"], node.attrs.get("spatial_scale", 1.0)
@@ -54,9 +60,9 @@ def _roi_max(node: Node, inputs: Inputs) -> list[Any]:
         x1, y1, x2, y2 = (int(np.floor(c * scale + 0.5)) for c in corners)
         height, width = max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1)
         for i in range(rows):
-            top, bottom = (min(max(v + y1, 0), x.shape[2]) for v in (int(np.floor(i * height / rows)), int(np.ceil((i + 1) * height / rows))))
+            top, bottom = _bin(i, height, rows, y1, x.shape[2])
             for j in range(columns):
-                left, right = (min(max(v + x1, 0), x.shape[3]) for v in (int(np.floor(j * width / columns)), int(np.ceil((j + 1) * width / columns))))
+                left, right = _bin(j, width, columns, x1, x.shape[3])
                 if bottom > top and right > left:
                     made[r, :, i, j] = x[int(batch), :, top:bottom, left:right].max((1, 2))
     return [made]
@@ -181,11 +187,45 @@ def _multinomial(node: Node, inputs: Inputs) -> list[Any]:
     return [(draws[:, :, None] >= odds[:, None, :]).sum(2).astype(kind)]
 
 
+def _local_response(node: Node, inputs: Inputs) -> list[Any]:
+    """LRN; onnx's own counts images where it means channels."""
+    x, size = inputs[0], node.attrs["size"]
+    squares = np.zeros_like(x)
+    for c in range(x.shape[1]):
+        squares[:, c] = np.square(x[:, max(0, c - (size - 1) // 2):c + size // 2 + 1]).sum(1)
+    base = node.attrs.get("bias", 1.0) + node.attrs.get("alpha", 1e-4) / size * squares
+    return [(x / base ** node.attrs.get("beta", 0.75)).astype(x.dtype)]
+
+
+def _unit_length(node: Node, inputs: Inputs) -> list[Any]:
+    """LpNormalization; onnx's own forgets the signs when p is 1."""
+    x, axis, p = inputs[0], node.attrs.get("axis", -1), node.attrs.get("p", 2)
+    length = (np.abs(x) ** p).sum(axis, keepdims=True) ** (1 / p)
+    return [np.where(length == 0, 0, x / np.where(length == 0, 1, length)).astype(x.dtype)]
+
+
+def _pad(node: Node, inputs: Inputs) -> list[Any]:
+    """Pad; onnx's own cannot cut, which is what negative pads do, before anything is added."""
+    x, pads, value, axes = inputs[0], inputs[1], _given(inputs, 2), _given(inputs, 3)
+    chosen, wide = range(x.ndim) if axes is None else [int(a) % x.ndim for a in axes], [(0, 0)] * x.ndim
+    for i, axis in enumerate(chosen):
+        wide[axis] = int(pads[i]), int(pads[len(chosen) + i])
+    x = x[tuple(slice(max(-b, 0), max(d + min(e, 0), 0)) for d, (b, e) in zip(x.shape, wide, strict=True))]
+    room = [(max(b, 0), max(e, 0)) for b, e in wide]
+    mode: Any = node.attrs.get("mode", "constant")
+    if mode != "constant":
+        return [np.pad(x, room, mode)]
+    empty = "" if x.dtype == object else 0
+    return [np.pad(x, room, constant_values=empty if value is None else np.asarray(value).reshape(-1)[0])]
+
+
 OWN: Mapping[str, Callable[[Node, Inputs], list[Any]]] = {
     "Conv": _conv, "ConvTranspose": _conv_transpose, "ConvInteger": _conv_integer, "MaxPool": _max_pool,
     "AveragePool": lambda n, k: [average_pool(k[0], n.attrs)], "LpPool": lambda n, k: [lp_pool(k[0], n.attrs)],
-    "GlobalAveragePool": _global_pool(np.mean), "GlobalMaxPool": _global_pool(np.max), "GlobalLpPool": _global(lp_pool), "MaxRoiPool": _roi_max, "Gelu": _gelu, "HardSwish": _hard_swish, "Mish": _mish,
+    "GlobalAveragePool": _global_pool(np.mean), "GlobalMaxPool": _global_pool(np.max), "GlobalLpPool": _global(lp_pool),
+    "MaxRoiPool": _roi_max, "Gelu": _gelu, "HardSwish": _hard_swish, "Mish": _mish,
     "GroupNormalization": _group_norm, "MeanVarianceNormalization": _mean_variance, "Multinomial": _multinomial,
+    "LRN": _local_response, "LpNormalization": _unit_length, "Pad": _pad,
     "Erf": lambda _, k: [error_function(k[0])], "edgec.Reorder": lambda _, k: [k[0]],
     "ai.onnx.ml.ZipMap": _zip_map, "ai.onnx.ml.CategoryMapper": _category, "ai.onnx.ml.CastMap": _cast_map,
     "com.microsoft.Gelu": _gelu, "com.microsoft.FastGelu": _fast_gelu, "com.microsoft.BiasGelu": _bias_gelu,

@@ -56,6 +56,7 @@ class Sweep:
         self._queue: list[Node] = []
         self._interface = frozenset(graph.outputs)
         self._claimed: set[Value] = set()
+        self._popular: set[Value] = set()
         self._changed = False
         self._namer: Namer | None = None
 
@@ -72,8 +73,8 @@ class Sweep:
         return self.outer.producer(value) if self.outer else None
 
     def uses(self, value: Value) -> int:
-        """How often a value was read when the walk began."""
-        return self.graph.uses(value)
+        """How often a value is read, at most; two when that is not known, because this walk made the value or found new readers for it."""
+        return max(self.graph.uses(value), 2 * (value in self._popular))
 
     def name(self, base: str) -> str:
         """A name that no value has yet."""
@@ -188,6 +189,7 @@ class Sweep:
             self._gate.did(name, node)
             self._changed = True
             self._instead.update({old: new for old, new in zip(node.outputs, results, strict=False) if new is not old})
+            self._popular.update(results, (v for n in self._queue for v in (*n.inputs, *n.outputs) if v is not None))
             return True
         return False
 

@@ -1,6 +1,7 @@
 """What the rewrites ask of nodes and values."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from edgec.ir.dims import Dim
 from edgec.ir.graph import Node, Value
@@ -95,7 +96,8 @@ class Draft:
         if value.dims == tuple(to):
             return value
         target = self.edit.integers(f"{self.like.output.name}.shape", to)
-        return self.edit.node(self.like, "Reshape", (value, target), to, **({"allowzero": 1} if 0 in to else {}))
+        more: dict[str, Any] = {"allowzero": 1} if 0 in to else {}
+        return self.edit.node(self.like, "Reshape", (value, target), to, **more)
 
     def transpose(self, value: Value, perm: Sequence[int]) -> Value:
         """The value with its axes in another order: itself when the order is the same."""

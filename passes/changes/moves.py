@@ -48,8 +48,8 @@ def full_pad(node: Node, edit: Sweep) -> Sequence[Value] | None:
         if mode != "constant" or any(start > end for start, end, _ in ranges.values()):
             return None
         source, full = Draft(edit, node).slice(source, ranges), [max(p, 0) for p in full]
-    inputs = (source, node.inputs[1] if full == pads else edit.integers(f"{node.output.name}.pads", full))
-    inputs = (*inputs, node.inputs[2]) if needs_value else inputs
+    around = node.inputs[1] if full == pads else edit.integers(f"{node.output.name}.pads", full)
+    inputs = (source, around, *([node.inputs[2]] if needs_value else []))
     if inputs == node.inputs and dict(node.attrs) == {"mode": mode}:
         return None
     return edit.remake(node, inputs=inputs, attrs={"mode": mode})

@@ -3,12 +3,9 @@
 from collections.abc import Sequence
 from math import prod
 
-import ml_dtypes
-
 from edgec.ir.graph import Node, Value
 from edgec.ir.proto import CODES
 from edgec.ir.sweep import Changes, Sweep
-from edgec.ir.types import numpy_dtype
 from passes.changes.facts import Draft, axes, dims, positive
 
 
@@ -96,9 +93,9 @@ def sum_of(node: Node, edit: Sweep) -> Sequence[Value] | None:
     if x is None or not along or dims(node.output) is None:
         return None
     draft, keep = Draft(edit, node), bool(node.attrs.get("keepdims", 1))
-    before = {"ReduceL1": ("Abs", x), "ReduceL2": ("Mul", x, x), "ReduceSumSquare": ("Mul", x, x)}.get(node.op)
     after = {"ReduceL2": "Sqrt", "ReduceLogSum": "Log"}.get(node.op)
-    total = draft.reduce("ReduceSum", draft(*before) if before else x, along, keep=keep)
+    operand = draft("Abs", x) if node.op == "ReduceL1" else x if node.op == "ReduceLogSum" else draft("Mul", x, x)
+    total = draft.reduce("ReduceSum", operand, along, keep=keep)
     return [draft(after, total) if after else total]
 
 
@@ -107,9 +104,9 @@ def log_of_sum_of_exponents(node: Node, edit: Sweep) -> Sequence[Value] | None:
     x = node.inputs[0]
     along = axes(edit, node, len(known)) if (known := dims(x)) is not None else None
     result = dims(node.output)
-    if x is None or not along or result is None or x.tensor.dtype not in ("f16", "bf16", "f32", "f64"):
+    if x is None or not along or result is None or x.tensor.dtype not in _LARGEST:
         return None
-    draft, far = Draft(edit, node), float(ml_dtypes.finfo(numpy_dtype(x.tensor.dtype)).max)
+    draft, far = Draft(edit, node), _LARGEST[x.tensor.dtype]
     top = draft("Min", draft("Max", draft.reduce("ReduceMax", x, along), draft.number(-far, x)), draft.number(far, x))
     total = draft.reduce("ReduceSum", draft("Exp", draft("Sub", x, top)), along)
     return [draft.reshape(draft("Add", draft("Log", total), top), result)]
@@ -141,6 +138,8 @@ def two_at_a_time(node: Node, edit: Sweep) -> Sequence[Value] | None:
     return [draft("Div", total, draft.number(len(operands), total)) if node.op == "Mean" else total]
 
 
+_LARGEST = {"f16": 65504.0, "bf16": float.fromhex("0x1.FEp127"), "f32": float.fromhex("0x1.FFFFFEp127"),
+            "f64": float.fromhex("0x1.FFFFFFFFFFFFFp1023")}
 _SUMS = ("ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum")
 CHANGES: Changes = {
     "InstanceNormalization": (instance_norm,), "GroupNormalization": (group_norm,), "MeanVarianceNormalization": (mean_variance_norm,),
