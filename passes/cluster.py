@@ -117,7 +117,8 @@ class _Cluster:
         return node
 
 
-_KINDS = {"Conv": "conv", "ConvTranspose": "conv", "MatMul": "gemm", "Gemm": "gemm", "MaxPool": "pool", "AveragePool": "pool"}
+_KINDS = {"Conv": "conv", "ConvTranspose": "conv", "MatMul": "gemm", "Gemm": "gemm", "MaxPool": "pool", "AveragePool": "pool",
+          "GlobalAveragePool": "pool", "GlobalMaxPool": "pool"}
 
 
 def _static(value: Value) -> bool:

@@ -132,7 +132,7 @@ def _contraction(region: Region, isa: Isa, operands: Operands, views: Sequence[V
     along = vectors(channels, lanes)
     tile = choose_tile(isa, along, width, max(1, reduction), rows=count * len(xs), lane=lane)
     widths = tuple(along[i:i + tile.nb] for i in range(0, len(along), tile.nb))
-    unroll = _unroll(chunk, tile.tw * tile.nb, isa.lanes if lane else 1)
+    unroll = _unroll(chunk, isa.lanes if lane else 1, tile.tw * tile.nb if isa.fact("optimize") != "size" else _BODY)
     macs = n * groups * channels * reduction * count * sum(t.out_count for t in xs)
     fixed = n * groups * len(widths)
     row_chunks = chunks(min(t.out_count for t in ys), min(-(-_TASKS // fixed), macs // (_TASK_MACS * fixed)))
@@ -161,7 +161,7 @@ def _lanes(lanes: int, views: Sequence[View], channels: int, groups: int) -> int
     return 1
 
 
-def _unroll(chunk: int, tile: int, multiple: int) -> int:
+def _unroll(chunk: int, multiple: int, tile: int) -> int:
     """Channels in the innermost body: a divisor of the chunk, so that the body stays within what the front end of a core holds."""
     best = multiple
     for u in range(multiple, min(chunk, 16) + 1, multiple):
