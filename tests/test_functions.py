@@ -10,7 +10,6 @@ import numpy as np
 import onnx.helper as make
 import pytest
 import scipy.special
-from tests.kernel_harness import AVX2, AVX512, ISAS, on, run, ulps, undefined
 
 from edgec.ir.graph import Array, Value
 from edgec.ir.layout import View
@@ -20,6 +19,7 @@ from edgec.kernels.base import Planned
 from edgec.kernels.expr import ELEMENTWISE, Expr, Instr
 from edgec.kernels.functions import INTEGERS, refusal, supported
 from edgec.kernels.plan_map import mapped
+from tests.kernel_harness import A72, AVX2, AVX512, ISAS, on, run, ulps, undefined
 
 pytestmark = pytest.mark.slow
 HOST = next((p.values[0] for p in on(AVX512, AVX2) if not p.marks), AVX2)
@@ -44,14 +44,14 @@ def plan(isa: Isa, expr: Expr, out: str, *inputs: Array) -> Planned:
     return made
 
 
-def one(op: str, dtypes: Sequence[str], out: str = "", constants: Sequence[float] = (), **attrs: Any) -> Expr:  # noqa: ANN401
+def one(op: str, dtypes: Sequence[str], out: str = "", constants: Sequence[float] = (), **attrs: Any) -> Expr:
     """The expression of one operator; `constants` follow the arguments and have the dtype of the first."""
     given = tuple(Instr("Const", (), (("value", c),), dtypes[0]) for c in constants)
     total = len(dtypes) + len(given)
     return Expr(tuple(dtypes), (*given, Instr(op, tuple(range(total)), tuple(sorted(attrs.items())), out or dtypes[0])), (total,))
 
 
-def apply(isa: Isa, op: str, *inputs: Array, out: str = "", constants: Sequence[float] = (), **attrs: Any) -> Array:  # noqa: ANN401
+def apply(isa: Isa, op: str, *inputs: Array, out: str = "", constants: Sequence[float] = (), **attrs: Any) -> Array:
     """One operator on arrays."""
     expr = one(op, [dtype_name(a.dtype) for a in inputs], out, constants, **attrs)
     return compute(isa, expr, expr.instrs[-1].dtype, *inputs)
@@ -110,15 +110,16 @@ def test_accuracy_relative_to_the_argument(name: str) -> None:
     x = sweep()
     x = x[np.isfinite(x) & (np.abs(x) > 1e-30) & (np.abs(x) < 1e30)]
     with np.errstate(all="ignore"):
-        error = np.abs(apply(HOST, name.split()[0], x, **attrs) - reference(x.astype(np.float64))) / np.abs(x)
+        error = np.abs(apply(HOST, name.partition(" ")[0], x, **attrs) - reference(x.astype(np.float64))) / np.abs(x)
     worst = int(np.argmax(error))
     assert error[worst] <= bound, (x[worst], error[worst])
 
 
 def test_accuracy_of_pow() -> None:
     rng = np.random.default_rng(2)
-    x = np.concatenate([np.exp(rng.uniform(-80, 80, 300_000)), rng.uniform(0.5, 2, 300_000), rng.uniform(-9, 9, 200_000)]).astype(np.float32)
-    y = np.concatenate([rng.uniform(-3, 3, 300_000), rng.uniform(-140, 140, 300_000), np.rint(rng.uniform(-9, 9, 200_000))]).astype(np.float32)
+    n = 300_000
+    x = np.concatenate([np.exp(rng.uniform(-80, 80, n)), rng.uniform(0.5, 2, n), rng.uniform(-9, 9, n)]).astype(np.float32)
+    y = np.concatenate([rng.uniform(-3, 3, n), rng.uniform(-140, 140, n), np.rint(rng.uniform(-9, 9, n))]).astype(np.float32)
     with np.errstate(all="ignore"):
         error = ulps(apply(HOST, "Pow", x, y), np.power(x.astype(np.float64), y.astype(np.float64)))
     assert error.max() <= 0.51
@@ -138,20 +139,22 @@ def runtime(op: str, out: str, inputs: Sequence[Array], attrs: dict[str, Any]) -
     return answer
 
 
-UNARY = [("Relu", {}), ("LeakyRelu", {"alpha": 0.1}), ("Elu", {"alpha": 1.5}), ("Selu", {}), ("Celu", {"alpha": 2.0}), ("ThresholdedRelu", {"alpha": 0.7}),
-         ("Sigmoid", {}), ("HardSigmoid", {}), ("HardSwish", {}), ("Tanh", {}), ("Erf", {}), ("Exp", {}), ("Log", {}), ("Sqrt", {}),
-         ("Reciprocal", {}), ("Neg", {}), ("Abs", {}), ("Floor", {}), ("Ceil", {}), ("Round", {}), ("Sign", {}), ("Softplus", {}),
-         ("Softsign", {}), ("Gelu", {}), ("Mish", {}), ("Sin", {}), ("Cos", {}), ("IsNaN", {}), ("IsInf", {}), ("Identity", {}),
-         ("IsInf", {"detect_negative": 0}), ("IsInf", {"detect_positive": 0})]
+UNARY: list[tuple[str, dict[str, Any]]] = [
+    ("Relu", {}), ("LeakyRelu", {"alpha": 0.1}), ("Elu", {"alpha": 1.5}), ("Selu", {}), ("Celu", {"alpha": 2.0}),
+    ("ThresholdedRelu", {"alpha": 0.7}), ("Sigmoid", {}), ("HardSigmoid", {}), ("HardSwish", {}), ("Tanh", {}),
+    ("Erf", {}), ("Exp", {}), ("Log", {}), ("Sqrt", {}),
+    ("Reciprocal", {}), ("Neg", {}), ("Abs", {}), ("Floor", {}), ("Ceil", {}), ("Round", {}), ("Sign", {}), ("Softplus", {}),
+    ("Softsign", {}), ("Gelu", {}), ("Mish", {}), ("Sin", {}), ("Cos", {}), ("IsNaN", {}), ("IsInf", {}), ("Identity", {}),
+    ("IsInf", {"detect_negative": 0}), ("IsInf", {"detect_positive": 0}),
+]
 
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_special_values_are_those_of_onnx_runtime(isa: Isa) -> None:
     for op, attrs in UNARY:
         out = "bool" if op.startswith("Is") else "f32"
-        loose = {"Sigmoid": 1e-3}.get(op, 3e-5)                        # ONNX Runtime's own error
-        same(np.where(np.isin(SPECIAL, (-20, -100)) & (op == "Sigmoid"), 0, apply(isa, op, SPECIAL, out=out, **attrs)),
-             np.where(np.isin(SPECIAL, (-20, -100)) & (op == "Sigmoid"), 0, runtime(op, out, [SPECIAL], attrs)), loose)
+        x = SPECIAL[~np.isin(SPECIAL, (-10, -20, -100))] if op == "Sigmoid" else SPECIAL   # ONNX Runtime flushes these
+        same(apply(isa, op, x, out=out, **attrs), runtime(op, out, [x], attrs), 3e-5)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -211,7 +214,8 @@ def numbers(dtype: str) -> Array:
     """Every corner of an integer dtype."""
     info = np.iinfo({"i": "int", "u": "uint"}[dtype[0]] + dtype[1:])
     rng = np.random.default_rng(3)
-    return np.concatenate([np.array([info.min, info.max, info.max - 1, 0, 1, 2, 7], info.dtype), rng.integers(info.min, info.max, 40, info.dtype)])
+    corners = np.array([info.min, info.max, info.max - 1, 0, 1, 2, 7], info.dtype)
+    return np.concatenate([corners, rng.integers(info.min, info.max, 40, info.dtype)])
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -229,8 +233,8 @@ def test_integers(isa: Isa, dtype: str) -> None:
             assert (apply(isa, op, values) == unary(values)).all(), op
         assert (apply(isa, "Relu", values) == np.maximum(values, 0)).all()
         for divisor in (3, 7, -5) if dtype[0] == "i" else (3, 7):
-            quotient = np.array([int(math.trunc(int(v) / divisor)) if abs(int(v)) < 2**50 else abs(int(v)) // abs(divisor)
-                                 * (1 if (int(v) < 0) == (divisor < 0) else -1) for v in values]).astype(values.dtype)
+            signs = [1 if (v < 0) == (divisor < 0) else -1 for v in values]
+            quotient = np.array([s * (abs(int(v)) // abs(divisor)) for s, v in zip(signs, values, strict=True)]).astype(values.dtype)
             assert (apply(isa, "Div", values, constants=(divisor,)) == quotient).all(), divisor
             assert (apply(isa, "Mod", values, constants=(divisor,)) == np.mod(values, values.dtype.type(divisor))).all(), divisor
             assert (apply(isa, "Mod", values, constants=(divisor,), fmod=1) == np.fmod(values, values.dtype.type(divisor))).all(), divisor
@@ -258,7 +262,7 @@ def test_bools(isa: Isa) -> None:
 DTYPES = ("f16", "bf16", "f32", "f64", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "bool")
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", on(HOST, A72))
 @pytest.mark.parametrize("source", DTYPES)
 def test_casts(isa: Isa, source: str) -> None:
     from edgec.ir.types import numpy_dtype  # noqa: PLC0415
@@ -268,7 +272,7 @@ def test_casts(isa: Isa, source: str) -> None:
     for target in DTYPES:
         wanted = values if target[0] != "u" else np.abs(values)
         with np.errstate(all="ignore"):
-            expected = wanted.astype(np.float32).astype(numpy_dtype(target)) if target in ("f16", "bf16") else wanted.astype(numpy_dtype(target))
+            expected = (wanted.astype(np.float32) if target in ("f16", "bf16") else wanted).astype(numpy_dtype(target))
         same(apply(isa, "Cast", np.ascontiguousarray(wanted), out=target), expected)
 
 
@@ -307,8 +311,9 @@ def test_half_precision_is_computed_in_f32() -> None:
 def test_double_precision(isa: Isa) -> None:
     x = np.concatenate([np.linspace(-6, 6, 101), SPECIAL.astype(np.float64)])
     with np.errstate(all="ignore"):
-        for op, reference in (("Exp", np.exp), ("Log", np.log), ("Tanh", np.tanh), ("Sqrt", np.sqrt), ("Erf", scipy.special.erf), ("Floor", np.floor),
-                              ("Sigmoid", scipy.special.expit), ("Softplus", lambda v: np.logaddexp(0, v)), ("Abs", np.abs), ("Relu", lambda v: np.maximum(v, 0))):
+        for op, reference in (("Exp", np.exp), ("Log", np.log), ("Tanh", np.tanh), ("Sqrt", np.sqrt), ("Erf", scipy.special.erf),
+                              ("Floor", np.floor), ("Sigmoid", scipy.special.expit), ("Softplus", lambda v: np.logaddexp(0, v)),
+                              ("Abs", np.abs), ("Relu", lambda v: np.maximum(v, 0))):
             same(apply(isa, op, x), reference(x), 1e-14)
         finite = x[np.abs(x) < 1e6]
         same(apply(isa, "Sin", finite), np.sin(finite), 1e-14)
@@ -329,7 +334,8 @@ def test_nothing_of_f32_calls_a_library() -> None:
     from edgec.kernels.emit.map import emit  # noqa: PLC0415
     x = np.zeros(37, np.float32)
     for isa, (op, attrs) in itertools.product((AVX512, AVX2, HOST), UNARY):
-        assert not undefined(plan(isa, one(op, ["f32"], "bool" if op.startswith("Is") else "f32", (), **attrs), "bool" if op.startswith("Is") else "f32", x).plan, emit), op
+        out = "bool" if op.startswith("Is") else "f32"
+        assert not undefined(plan(isa, one(op, ["f32"], out, (), **attrs), out, x).plan, emit), op
     for dtype in ("f16", "bf16"):
         assert not undefined(plan(AVX2, one("Cast", ["f32"], dtype), dtype, x).plan, emit)
         half = x.astype(np.float16 if dtype == "f16" else ml_dtypes.bfloat16)

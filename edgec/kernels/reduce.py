@@ -75,7 +75,7 @@ class ReducePlan(KernelPlan):
         return units_of(self.kept, self.isa.lanes, self.group, along=self.along)
 
 
-def plan_reduce(op: str, attrs: Mapping[str, Any], in_views: Sequence[View], out_view: View, dtypes: Sequence[str], isa: Isa,  # noqa: PLR0913
+def plan_reduce(op: str, attrs: Mapping[str, Any], in_views: Sequence[View], out_view: View, dtypes: Sequence[str], isa: Isa,
                 prologue: Expr | None = None, epilogue: Epilogue | None = None) -> ReducePlan | str:
     """The plan of an operator of REDUCTIONS or NORMALIZATIONS, or the reason why there is none.
 
@@ -127,7 +127,7 @@ def units_of(kept: Sequence[Loop], lanes: int, group: int, *, along: bool) -> in
     return prod(it.extent for it in kept[:-1]) * -(-kept[-1].extent // (lanes * group))
 
 
-def _assemble(kind: str, attrs: Mapping[str, Any], views: Sequence[View], axes: tuple[int, ...], dtypes: Sequence[str], isa: Isa,  # noqa: PLR0913
+def _assemble(kind: str, attrs: Mapping[str, Any], views: Sequence[View], axes: tuple[int, ...], dtypes: Sequence[str], isa: Isa,
               exprs: tuple[Expr, int, Expr]) -> ReducePlan | str:
     ordered = len(axes) == 1                                           # elements of a single axis meet in their logical order
     index = View(tuple(Axis(n, 1 if ordered and a in axes else 0) for a, n in enumerate(views[0].shape)))
@@ -145,7 +145,8 @@ def _assemble(kind: str, attrs: Mapping[str, Any], views: Sequence[View], axes: 
     group = 1 if along else max(1, min(4, kept[-1].extent // isa.lanes))
     units = units_of(kept, isa.lanes, group, along=along)
     rows = max(1, _TASK // (size * (1 if along else isa.lanes * group)))
-    args = tuple(Arg("output" if a == len(views) - 1 else "input", d, extent(v)) for a, (d, v) in enumerate(zip(dtypes, views, strict=True)))
+    inputs = [Arg("input", d, extent(v)) for d, v in zip(dtypes[:-1], views[:-1], strict=True)]
+    args = (*inputs, Arg("output", dtypes[-1], extent(views[-1])))
     prologue, params, epilogue = exprs
     elements = size * prod(it.extent for it in kept)
     moved, work = traffic(args), 4 + len(prologue.instrs) + 20 * (kind in ("softmax", "log_softmax", "log_sum_exp"))
