@@ -4,8 +4,6 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from onnx import ModelProto
-
 from edgec.errors import BadInput, EdgecError, UnsupportedModel
 from edgec.ir.edit import prune, rename
 from edgec.ir.graph import Graph, Node, Value, captured
@@ -22,7 +20,7 @@ __all__ = ["Model", "export_model", "import_model"]
 
 def import_model(
     model: Model, *, shapes: Mapping[str, Sequence[int]] | None = None, dims: Mapping[str, int] | None = None,
-    inputs: Sequence[str] = (), outputs: Sequence[str] = (), static: bool = False, notes: list[str] | None = None,
+    inputs: Sequence[str] | None = None, outputs: Sequence[str] | None = None, static: bool = False, notes: list[str] | None = None,
 ) -> Graph:
     """The graph of a model (a path, bytes or a ModelProto), every operator at the normalized opset, with the types of all values.
 
@@ -39,7 +37,7 @@ def import_model(
     except Exception as problem:  # noqa: BLE001  a damaged file can break onnx and numpy in any way
         raise BadInput(f"the model is damaged: {problem}") from None
     if inputs or outputs:
-        graph = _cut(graph, inputs, outputs, declared)
+        graph = _cut(graph, inputs or (), outputs or (), declared)
     graph = prune(graph)
     _refuse_unknown(graph)
     graph = bind(graph, shapes or {}, dims or {}, static=static, notes=notes if notes is not None else [])
@@ -90,13 +88,18 @@ def _named(named: Mapping[str, Value], name: str, flag: str) -> Value:
     if name in named:
         return named[name]
     close = difflib.get_close_matches(name, named, 3)
-    raise BadInput(f"--{flag} names {name!r}, which the model does not have" + (f"; did you mean {' or '.join(map(repr, close))}?" if close else ""))
+    hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+    raise BadInput(f"--{flag} names {name!r}, which the model does not have{hint}")
 
 
 def _reads(node: Node) -> Iterable[Value]:
     yield from (v for v in node.inputs if v is not None)
     for _, body in node.bodies:
         yield from captured(body)
+
+
+def _some(names: Sequence[str], most: int = 6) -> str:
+    return ", ".join(map(repr, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _refuse_unknown(graph: Graph) -> None:
@@ -107,7 +110,7 @@ def _refuse_unknown(graph: Graph) -> None:
     kinds: dict[str, list[str]] = {}
     for node in unknown:
         kinds.setdefault(node.op, []).append(node.origin)
-    named = "; ".join(f"{op} ({', '.join(map(repr, names[:6]))}{f' and {len(names) - 6} more' if len(names) > 6 else ''})" for op, names in kinds.items())
+    named = "; ".join(f"{op} ({_some(names)})" for op, names in kinds.items())
     tainted: set[Value] = set()
     for node in graph.nodes:
         if not has(node.op) or any(not has(n.op) for _, b in node.bodies for _, n in b.walk()) or any(v in tainted for v in _reads(node)):

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from edgec.errors import BadInput
 from edgec.ir import types
-from edgec.ir.dims import Dim, bind as bound, symbol, symbols
+from edgec.ir.dims import Dim, symbol, symbols
+from edgec.ir.dims import bind as bound
 from edgec.ir.edit import retype
 from edgec.ir.graph import Graph, Value
 from edgec.ir.types import Tensor, Type

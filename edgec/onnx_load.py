@@ -21,6 +21,7 @@ def load(model: Model) -> ModelProto:
     proto, name, folder = _parsed(model)
     if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
         raise BadInput(f"{name} holds no ONNX graph")
+    _text_only(proto.graph, name)
     if proto.functions:
         proto = _inlined(proto, name)
     for tensor in _tensors(proto.graph):
@@ -34,7 +35,8 @@ def versions(model: ModelProto) -> dict[str, int]:
     declared = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in model.opset_import} or {"": 1}
     for domain, version in declared.items():
         if version > VERSIONS.get(domain, version):
-            raise UnsupportedModel(f"the model uses opset {version} of {domain or 'ONNX'}, and the newest that edgec knows is {VERSIONS[domain]}")
+            newest = f"the newest that edgec knows is {VERSIONS[domain]}"
+            raise UnsupportedModel(f"the model uses opset {version} of {domain or 'ONNX'}, and {newest}")
     return declared
 
 
@@ -67,6 +69,20 @@ def _decoded(data: bytes, name: str) -> ModelProto:
     except Exception:  # noqa: BLE001  the protobuf package has no public name for its error that all its implementations raise
         raise BadInput(f"{name} is no ONNX model, or a damaged one") from None
     return made
+
+
+def _text_only(graph: GraphProto, name: str) -> None:
+    """BadInput when a name holds bytes that are no text, which protobuf lets pass."""
+    for node in graph.node:
+        if not all(isinstance(n, str) for n in (node.op_type, node.domain, node.name, *node.input, *node.output)):
+            raise BadInput(f"{name} is a damaged ONNX model: a name in it is no text")
+        for attribute in node.attribute:
+            if not isinstance(attribute.name, str):
+                raise BadInput(f"{name} is a damaged ONNX model: a name in it is no text")
+            if attribute.type == AttributeProto.GRAPH:
+                _text_only(attribute.g, name)
+    if not all(isinstance(v.name, str) for v in (*graph.input, *graph.output, *graph.value_info, *graph.initializer)):
+        raise BadInput(f"{name} is a damaged ONNX model: a name in it is no text")
 
 
 def _inlined(proto: ModelProto, name: str) -> ModelProto:

@@ -8,15 +8,14 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import onnx_graphsurgeon as gs
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from edgec.errors import BadInput, UnsupportedModel
 from edgec.ir.edit import sort
 from edgec.ir.graph import Array, Graph, Node, Value
-from edgec.ir.proto import attribute_of, constant_array, dim_named, join_op, sparse_array, tensor_proto, type_of
+from edgec.ir.proto import array_of, attribute_of, constant_array, dim_named, join_op, sparse_array, tensor_proto, type_of
 from edgec.ir.types import Tensor, Type, dtype_name
 
 
@@ -27,7 +26,7 @@ def read(model: ModelProto) -> Graph:
     UnsupportedModel names a type or an attribute that edgec does not know.
     """
     _densify(model.graph)
-    with G_LOGGER.suppress(G_LOGGER.CRITICAL):  # its remarks are about what is read here instead
+    with G_LOGGER.suppress(G_LOGGER.CRITICAL + 1):  # its remarks are about what is read here instead
         surgeon = gs.import_onnx(model)
     return _Reader().graph(surgeon, model.graph, None)
 
@@ -48,7 +47,7 @@ class _Scope:
 
     outer: "_Scope | None"
     types: dict[str, Type | None]
-    constants: set[str]
+    constants: dict[str, TensorProto]
     values: dict[str, Value] = field(default_factory=dict)
     weights: dict[Value, Array] = field(default_factory=dict)
 
@@ -72,7 +71,7 @@ class _Reader:
     def graph(self, surgeon: gs.Graph, proto: GraphProto, outer: _Scope | None) -> Graph:
         """A graph, or a body with the scope around it."""
         types = {i.name: _type(i) for i in (*proto.value_info, *proto.output, *proto.input)}
-        scope = _Scope(outer, types, {t.name for t in proto.initializer})
+        scope = _Scope(outer, types, {t.name: t for t in proto.initializer})
         inputs = tuple(self._make(scope, t) for t in surgeon.inputs)
         nodes = [n for pair in zip(surgeon.nodes, proto.node, strict=True) if (n := self._node(scope, *pair)) is not None]
         outputs = tuple(self._output(scope, t) for t in surgeon.outputs)
@@ -91,7 +90,7 @@ class _Reader:
         """The value of a tensor that was read before, or that is a weight."""
         if id(tensor) not in self._seen and isinstance(tensor, gs.Constant):
             owner = scope.owner(tensor.name)
-            self._weight(owner, tensor, np.asarray(tensor.values))
+            self._weight(owner, tensor, array_of(owner.constants[tensor.name]))
         return self._seen.get(id(tensor))
 
     def _remember(self, tensor: gs.Tensor, value: Value) -> Value:
@@ -130,7 +129,7 @@ class _Reader:
                 try:
                     attrs[attribute.name] = attribute_of(attribute)
                 except ValueError as problem:
-                    raise UnsupportedModel(f"{op} {origin!r} has {problem}, which edgec does not know", [origin]) from None
+                    raise UnsupportedModel(f"{op} {origin!r} has {problem}", [origin]) from None
         outputs = tuple(self._make(scope, t) for t in surgeon.outputs)
         return Node(op, inputs, outputs, MappingProxyType(attrs), None, origin)
 
@@ -154,7 +153,7 @@ def _type(info: ValueInfoProto) -> Type | None:
     try:
         return type_of(info.type, dim_named)
     except ValueError as problem:
-        raise UnsupportedModel(f"{info.name!r} has {problem}, which edgec does not know", [info.name]) from None
+        raise UnsupportedModel(f"{info.name!r} is of {problem}, which edgec does not know", [info.name]) from None
 
 
 def _constant(proto: NodeProto) -> Array | None:

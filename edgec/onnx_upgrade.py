@@ -90,7 +90,8 @@ class _Context:
 
     def unsupported(self, why: str) -> UnsupportedModel:
         """The error of a node that has no equivalent in the normalized opset."""
-        return UnsupportedModel(f"{self.node.label} of opset {self.version} cannot be expressed in opset {OPSET}: {why}", [self.node.origin])
+        what = f"{self.node.label} of opset {self.version} cannot be expressed in opset {OPSET}"
+        return UnsupportedModel(f"{what}: {why}", [self.node.origin])
 
     def changed(self, *drop: str, op: str | None = None, inputs: Iterable[Value | None] | None = None, **attrs: Any) -> Node:
         """The node without some attributes, with others."""
@@ -208,6 +209,11 @@ def _dft(at: _Context) -> list[Node]:
     return [at.changed("axis", inputs=(data, length[0] if length else None, at.weight("axis", at.attr("axis", 1), np.int64)))]
 
 
+def _grid_sample(at: _Context) -> list[Node]:
+    mode = at.attr("mode", "bilinear")
+    return [at.changed(mode={"bilinear": "linear", "bicubic": "cubic"}.get(mode, mode))]
+
+
 def _group_norm(at: _Context) -> list[Node]:
     """Before opset 21 there was one scale and one bias for each group."""
     x, scale, bias = at.node.inputs
@@ -274,7 +280,8 @@ def _upsample(at: _Context) -> list[Node]:
     given = node.inputs[1] if scales is None else at.weight("scales", scales, np.float32)
     mode = {"bilinear": "linear"}.get(at.attr("mode", "nearest"), at.attr("mode", "nearest"))
     nearest = {"nearest_mode": "floor"} if mode == "nearest" else {}
-    return [at.new("Resize", (node.inputs[0], None, given), node.outputs, mode=mode, coordinate_transformation_mode="asymmetric", **nearest)]
+    corner = {"mode": mode, "coordinate_transformation_mode": "asymmetric", **nearest}
+    return [at.new("Resize", (node.inputs[0], None, given), node.outputs, **corner)]
 
 
 def _slice(at: _Context) -> list[Node]:
@@ -324,7 +331,7 @@ def _scan(at: _Context) -> list[Node]:
 def _label_encoder(at: _Context) -> list[Node]:
     words = at.attr("classes_strings")
     numbers, rest = list(range(len(words))), ("classes_strings", "default_int64", "default_string")
-    if at.dtype(0) == object:
+    if at.dtype(0).hasobject:
         return [at.changed(*rest, keys_strings=words, values_int64s=numbers, default_int64=at.attr("default_int64", -1))]
     return [at.changed(*rest, keys_int64s=numbers, values_strings=words, default_string=at.attr("default_string", "_Unused"))]
 
@@ -343,8 +350,9 @@ _STEPS: Mapping[str, tuple[tuple[int, _Step], ...]] = {
     "ReduceSum": ((13, _to_input("axes")),), "Squeeze": ((13, _to_input("axes")),), "Unsqueeze": ((13, _to_input("axes")),),
     "BatchNormalization": ((14, _batch_norm),), "Cast": ((6, _cast),), "Clip": ((6, _drop("consumed_inputs")), (11, _clip)),
     "Concat": ((4, _default(axis=1)),), "DFT": ((20, _dft),), "Dropout": ((12, _dropout),), "Gemm": ((7, _drop("broadcast")),),
-    "GridSample": ((20, lambda at: [at.changed(mode={"bilinear": "linear", "bicubic": "cubic"}.get(m := at.attr("mode", "bilinear"), m))]),),
-    "GroupNormalization": ((21, _group_norm),), "MeanVarianceNormalization": ((OPSET, _default(axes=[0, 2, 3])),), "PRelu": ((6, _drop("consumed_inputs")), (7, _prelu)), "Pad": ((11, _pad),),
+    "GridSample": ((20, _grid_sample),), "GroupNormalization": ((21, _group_norm),),
+    "MeanVarianceNormalization": ((OPSET, _default(axes=[0, 2, 3])),), "PRelu": ((6, _drop("consumed_inputs")), (7, _prelu)),
+    "Pad": ((11, _pad),),
     "Reshape": ((5, _drop("consumed_inputs")), (5, _to_input("shape"))), "Resize": ((11, _resize_10), (13, _resize)),
     "RoiAlign": ((16, _default(coordinate_transformation_mode="output_half_pixel")),), "Scan": ((9, _scan),),
     "Scatter": ((OPSET, _renamed("ScatterElements")),), "Selu": ((6, _drop("consumed_inputs")), (6, _default(alpha=1.6732, gamma=1.0507))),

@@ -32,7 +32,7 @@ def export_model(graph: Graph) -> ModelProto:
     """
     plain = _plain(graph)
     names = _Names(plain)
-    with G_LOGGER.suppress(G_LOGGER.CRITICAL):
+    with G_LOGGER.suppress(G_LOGGER.CRITICAL + 1):
         opsets = [onnx.helper.make_opsetid(d, v) for d, v in _stamps(plain).items()]
         ir = max(8, onnx.helper.find_min_ir_version_for(opsets, ignore_unknown=True))
         model: ModelProto = gs.export_onnx(_surgeon(plain, names, {}), do_type_check=False, opset_imports=opsets, ir_version=ir)
@@ -69,9 +69,11 @@ def _opened(node: Node) -> tuple[list[Node], dict[Value, Any]]:
             returned.append(Node("Identity", (inner,), (outer,), origin=node.origin))
         else:
             now[inner] = outer
-    nodes = [replace(n, inputs=tuple(now.get(v, v) if v is not None else None for v in n.inputs),
-                     outputs=tuple(now.get(v) or v for v in n.outputs)) for n in (*body.nodes, *returned)]
-    return nodes, dict(body.weights)
+    for value in (*body.weights, *(v for n in body.nodes for v in n.outputs)):
+        now.setdefault(value, Value(value.name, value.type))  # two regions may share one body
+    nodes = [replace(n, inputs=tuple(v and now[v] for v in n.inputs), outputs=tuple(now[v] or v for v in n.outputs)) for n in body.nodes]
+    nodes += [replace(n, inputs=(now[n.inputs[0]],)) for n in returned if n.inputs[0] is not None]
+    return nodes, {v: a for w, a in body.weights.items() if (v := now[w]) is not None}
 
 
 def _returning(body: Graph) -> Graph:

@@ -11,7 +11,16 @@ from onnx.defs import OpSchema
 from edgec.ir.graph import Array, Graph, Node, Value
 from edgec.ir.operators import OWN
 from edgec.ir.proto import (
-    OPSET, VERSIONS, attribute_kinds, attribute_of, constant_array, join_op, node_proto, schema_of, split_op, type_proto,
+    OPSET,
+    VERSIONS,
+    attribute_kinds,
+    attribute_of,
+    constant_array,
+    join_op,
+    node_proto,
+    schema_of,
+    split_op,
+    type_proto,
 )
 from edgec.onnx_upgrade import upgrade
 
@@ -75,7 +84,7 @@ def function_body(node: Node) -> Graph | None:
 
     The node's inputs must have types. Inputs that the node leaves out are left out of the graph's inputs, too.
     """
-    schema = schema_of(node.op)
+    schema: Any = schema_of(node.op)  # onnx's type stubs leave the functions out
     if schema is None:
         return None
     if schema.has_function:

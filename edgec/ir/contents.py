@@ -18,6 +18,7 @@ from edgec.ir.types import Tensor, numpy_dtype
 LIMIT = 1024
 """Tensors with more elements are data, not shapes: nothing is kept of them."""
 _TRACKED = {"i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "bool", "f16", "f32", "f64"}
+_VARIADIC = {"Max", "Min", "Sum"}
 _INTEGERS = _TRACKED - {"bool", "f16", "f32", "f64"}
 
 Contents = Array | None
@@ -27,7 +28,7 @@ def of_weight(array: Array) -> Contents:
     """The contents of a weight, None when it is too large or of a kind that shapes are never computed from."""
     if array.size > LIMIT or array.dtype.kind not in "iufb":
         return None
-    return np.array(array.ravel().tolist() + [None], object)[:-1].reshape(array.shape)
+    return np.array([*array.ravel().tolist(), None], object)[:-1].reshape(array.shape)
 
 
 def numeric(known: Contents) -> bool:
@@ -61,7 +62,7 @@ def contents(node: Node, inputs: Sequence[Contents], results: Sequence[Tensor | 
         shape = _input_shape(node, 0)
         return [None if shape is None or None in shape else _scalar(prod((d for d in shape if d is not None), start=1))]
     given = [k for k, v in zip(inputs, node.inputs, strict=True) if v is not None]
-    if not given and node.inputs or any(k is None for k in given):
+    if (not given and node.inputs) or any(k is None for k in given):
         return nothing
     rule = _RULES.get(node.op)
     integers = all(t is None or t.dtype in _INTEGERS or t.dtype == "bool" for t in results)
@@ -111,12 +112,12 @@ def _each(function: Callable[..., Any]) -> Callable[[Node, Sequence[Contents]], 
 
     def rule(node: Node, inputs: Sequence[Contents]) -> Contents:
         arrays = [k for k in inputs if k is not None]
-        if len(arrays) > 2 and node.op in ("Max", "Min", "Sum"):
-            first, *others = arrays
-            for other in others:
-                first = _apply(known, first, other)
-            return first
-        return _apply(known, *arrays)
+        if node.op not in _VARIADIC:
+            return _apply(known, *arrays)
+        first, *others = arrays
+        for other in others:
+            first = _apply(known, first, other)
+        return first
 
     return rule
 
@@ -204,18 +205,18 @@ def _reshape(node: Node, inputs: Sequence[Contents]) -> Contents:
     return known.reshape(target)
 
 
-def _axes(node: Node, inputs: Sequence[Contents], at: int) -> list[int] | None:
+def _axes(inputs: Sequence[Contents], at: int) -> list[int] | None:
     given = inputs[at] if at < len(inputs) else None
     return ints(given)
 
 
-def _squeeze(node: Node, inputs: Sequence[Contents]) -> Contents:
-    axes, known = _axes(node, inputs, 1), inputs[0]
+def _squeeze(_: Node, inputs: Sequence[Contents]) -> Contents:
+    axes, known = _axes(inputs, 1), inputs[0]
     return None if known is None else known.squeeze(None if axes is None else tuple(axes))
 
 
-def _unsqueeze(node: Node, inputs: Sequence[Contents]) -> Contents:
-    axes, known = _axes(node, inputs, 1), inputs[0]
+def _unsqueeze(_: Node, inputs: Sequence[Contents]) -> Contents:
+    axes, known = _axes(inputs, 1), inputs[0]
     return None if known is None or axes is None else np.expand_dims(known, tuple(axes))
 
 
@@ -231,9 +232,9 @@ def _gather(node: Node, inputs: Sequence[Contents]) -> Contents:
     return np.array([*np.take(known, picked.ravel(), axis).ravel(), None], object)[:-1].reshape(shape)
 
 
-def _slice(node: Node, inputs: Sequence[Contents]) -> Contents:
+def _slice(_: Node, inputs: Sequence[Contents]) -> Contents:
     known = inputs[0]
-    starts, ends, axes, steps = (ints(inputs[i]) if i < len(inputs) and inputs[i] is not None else None for i in range(1, 5))
+    starts, ends, axes, steps = (_axes(inputs, i) for i in range(1, 5))
     if known is None or starts is None or ends is None:
         return None
     index = [slice(None)] * known.ndim
@@ -250,7 +251,7 @@ def _concat(node: Node, inputs: Sequence[Contents]) -> Contents:
 
 def _split(node: Node, inputs: Sequence[Contents]) -> list[Contents]:
     known, axis = inputs[0], node.attrs.get("axis", 0)
-    sizes = _axes(node, inputs, 1)
+    sizes = _axes(inputs, 1)
     if known is None:
         return [None] * len(node.outputs)
     if sizes is None:
@@ -285,7 +286,7 @@ def _transpose(node: Node, inputs: Sequence[Contents]) -> Contents:
 
 def _reduce(function: Callable[[Any, Any], Any], start: Any) -> Callable[[Node, Sequence[Contents]], Contents]:
     def rule(node: Node, inputs: Sequence[Contents]) -> Contents:
-        known, axes = inputs[0], _axes(node, inputs, 1)
+        known, axes = inputs[0], _axes(inputs, 1)
         if known is None:
             return None
         if not axes and node.attrs.get("noop_with_empty_axes", 0):

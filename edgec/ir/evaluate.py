@@ -10,15 +10,16 @@ from onnx.reference import ReferenceEvaluator
 
 from edgec.ir import operators
 from edgec.ir.graph import Graph, Node, Value, captured
-from edgec.ir.proto import VERSIONS, attribute_proto, node_proto, split_op
+from edgec.ir.proto import VERSIONS, attribute_proto, node_proto
 from edgec.ir.types import Tensor, numpy_dtype
 
 Outer = Mapping[Value, Any]
 _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 _NARROW = {"float16", "bfloat16"}
-_MOVES = {"Cast", "CastLike", "BitCast", "QuantizeLinear", "DequantizeLinear", "Identity", "Reshape", "Transpose", "Concat", "Gather", "Slice",
-          "Squeeze", "Unsqueeze", "Flatten", "Split", "Expand", "Tile", "Where", "Shape", "Size", "If", "Loop", "Scan", "edgec.Reorder",
-          "GatherND", "GatherElements", "DepthToSpace", "SpaceToDepth", "Optional", "OptionalGetElement", "OptionalHasElement",
+_MOVES = {"Cast", "CastLike", "BitCast", "QuantizeLinear", "DequantizeLinear", "Identity", "Reshape", "Transpose", "Concat", "Gather",
+          "Slice", "Squeeze", "Unsqueeze", "Flatten", "Split", "Expand", "Tile", "Where", "Shape", "Size", "If", "Loop", "Scan",
+          "edgec.Reorder", "GatherND", "GatherElements", "DepthToSpace", "SpaceToDepth", "Optional", "OptionalGetElement",
+          "OptionalHasElement",
           "SequenceConstruct", "SequenceAt", "SequenceEmpty", "SequenceInsert", "SequenceErase", "SequenceLength", "SplitToSequence",
           "ConcatFromSequence", "SequenceMap", "edgec.Fused"}
 
@@ -63,7 +64,7 @@ def evaluate_node(node: Node, inputs: Sequence[Any], outer: Outer | None = None,
     """
     try:
         if node.op in _BODIES:
-            return _BODIES[node.op](node, inputs, outer or {}, precise)
+            return _BODIES[node.op](node, inputs, outer or {}, precise=precise)
         given, narrow = _prepared(node, inputs)
         own = operators.OWN.get(node.op)
         made = own(node, given) if own else _reference(node, given)
@@ -130,11 +131,11 @@ def _session(node: bytes) -> ReferenceEvaluator:
     return ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=opsets))
 
 
-def _if(node: Node, inputs: Sequence[Any], outer: Outer, precise: bool) -> list[Any]:
+def _if(node: Node, inputs: Sequence[Any], outer: Outer, *, precise: bool) -> list[Any]:
     return run(node.attrs["then_branch" if np.asarray(inputs[0]).item() else "else_branch"], [], outer, precise=precise)
 
 
-def _loop(node: Node, inputs: Sequence[Any], outer: Outer, precise: bool) -> list[Any]:
+def _loop(node: Node, inputs: Sequence[Any], outer: Outer, *, precise: bool) -> list[Any]:
     body: Graph = node.attrs["body"]
     limit = None if inputs[0] is None else int(np.asarray(inputs[0]).item())
     go = True if inputs[1] is None else bool(np.asarray(inputs[1]).item())
@@ -158,7 +159,7 @@ def _stack(results: Sequence[Any], value: Value, axis: int) -> Any:
     return np.zeros((0, *(d if isinstance(d, int) else 0 for d in shape or ())), dtype)
 
 
-def _scan(node: Node, inputs: Sequence[Any], outer: Outer, precise: bool) -> list[Any]:
+def _scan(node: Node, inputs: Sequence[Any], outer: Outer, *, precise: bool) -> list[Any]:
     body: Graph = node.attrs["body"]
     scanned = node.attrs["num_scan_inputs"]
     states = len(inputs) - scanned
@@ -176,13 +177,13 @@ def _scan(node: Node, inputs: Sequence[Any], outer: Outer, precise: bool) -> lis
     return [*state, *(_stack(r, v, axis) for r, v, axis in zip(ordered, body.outputs[states:], out_axes, strict=True))]
 
 
-def _map(node: Node, inputs: Sequence[Any], outer: Outer, precise: bool) -> list[Any]:
+def _map(node: Node, inputs: Sequence[Any], outer: Outer, *, precise: bool) -> list[Any]:
     body: Graph = node.attrs["body"]
     rounds = [run(body, [a[i] if isinstance(a, list) else a for a in inputs], outer, precise=precise) for i in range(len(inputs[0]))]
     return [[r[i] for r in rounds] for i in range(len(body.outputs))]
 
 
-def _flex_attention(node: Node, inputs: Sequence[Any], outer: Outer, precise: bool) -> list[Any]:
+def _flex_attention(node: Node, inputs: Sequence[Any], outer: Outer, *, precise: bool) -> list[Any]:
     """Attention whose scores and whose probabilities pass through a body each, when there is one."""
     q, k, v = inputs
     kind = np.float64 if precise or q.dtype == np.float64 else np.float32
@@ -197,10 +198,10 @@ def _flex_attention(node: Node, inputs: Sequence[Any], outer: Outer, precise: bo
     return [(odds @ np.repeat(v, share, 1).astype(kind)).astype(q.dtype)]
 
 
-def _fused(node: Node, inputs: Sequence[Any], _: Outer, precise: bool) -> list[Any]:
+def _fused(node: Node, inputs: Sequence[Any], _: Outer, *, precise: bool) -> list[Any]:
     return run(node.attrs["body"], inputs, precise=precise)
 
 
-_BODIES: Mapping[str, Callable[[Node, Sequence[Any], Outer, bool], list[Any]]] = {
+_BODIES: Mapping[str, Callable[..., list[Any]]] = {
     "If": _if, "Loop": _loop, "Scan": _scan, "SequenceMap": _map, "edgec.Fused": _fused,
     "ai.onnx.preview.FlexAttention": _flex_attention}

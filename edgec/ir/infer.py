@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TypeProto
 from onnx.checker import ValidationError
 from onnx.shape_inference import InferenceError
 
-from edgec.errors import BadInput
+from edgec.errors import BadInput, EdgecError
 from edgec.ir import contents, types
 from edgec.ir.contents import Contents
 from edgec.ir.dims import Dim, Sym
@@ -101,9 +100,7 @@ class Inference:
         self._weights.append(weights)
         nodes: list[Node] = []
         for old in graph.nodes:
-            bound = self._bound(old)
-            for node in self._rewrite(self, bound) if self._rewrite else (bound,):
-                nodes.append(self._node(self._bound(node)))
+            nodes += self._nodes(self._bound(old))
         self._weights.pop()
         same = len(nodes) == len(graph.nodes) and all(a is b for a, b in zip(nodes, graph.nodes, strict=True))
         if same and all(self.now(v) is v for v in (*graph.inputs, *graph.weights, *graph.outputs)) and len(weights) == len(graph.weights):
@@ -128,6 +125,15 @@ class Inference:
         inputs = tuple(v and self.now(v) for v in node.inputs)
         return node if inputs == node.inputs else replace(node, inputs=inputs)
 
+    def _nodes(self, old: Node) -> list[Node]:
+        """A node, or what stands for it, with the types of the results."""
+        try:
+            return [self._node(self._bound(node)) for node in (self._rewrite(self, old) if self._rewrite else (old,))]
+        except EdgecError:
+            raise
+        except Exception as problem:  # a malformed node can break any rule, and must not break the program
+            raise BadInput(f"{old.label} does not fit its inputs: {problem}") from problem
+
     def _node(self, node: Node) -> Node:
         """The node with the types of its results."""
         body = _BODIES.get(node.op)
@@ -139,9 +145,18 @@ class Inference:
         if outputs != node.outputs:
             node = replace(node, outputs=outputs)
         if not body:
-            tensors = [v.type if isinstance(v.type, Tensor) else None for v in outputs]
-            self._known.update(zip(outputs, contents.contents(node, [self.contents(v) for v in node.inputs], tensors), strict=True))
+            self._known.update(zip(outputs, self._elements(node), strict=True))
         return node
+
+    def _elements(self, node: Node) -> list[Contents]:
+        tensors = [v.type if isinstance(v.type, Tensor) else None for v in node.outputs]
+        try:
+            return contents.contents(node, [self.contents(v) for v in node.inputs], tensors)
+        except (ValueError, IndexError):
+            if not self._branches:
+                raise
+            self._failures += 1
+            return [None] * len(tensors)
 
     def _kinds(self, node: Node) -> Sequence[Type | None]:
         if node.op in _OWN:

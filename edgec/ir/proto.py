@@ -109,11 +109,9 @@ def dim_named(text: str) -> Dim | None:
 
 def array_of(proto: TensorProto, base: str = "") -> Array:
     """The elements of ONNX's message, in edgec's numpy dtypes (text as str objects); `base` is the folder of external data."""
-    array = numpy_helper.to_array(proto, base)
-    if proto.data_type == TensorProto.STRING:
-        text = [s if isinstance(s, str) else s.decode("utf-8", "surrogateescape") for s in array.ravel()]
-        return np.array(text, object).reshape(array.shape)
-    return array
+    if proto.data_type == TensorProto.STRING:  # numpy's own text would lose zeros at the end
+        return np.array([*(s.decode("utf-8", "surrogateescape") for s in proto.string_data), None], object)[:-1].reshape(tuple(proto.dims))
+    return numpy_helper.to_array(proto, base)
 
 
 def tensor_proto(array: Array, name: str = "") -> TensorProto:
@@ -159,11 +157,11 @@ def attribute_of(proto: AttributeProto) -> Any:
             return sparse_array(proto.sparse_tensor)
         case AttributeProto.TYPE_PROTO:
             return type_of(proto.tp)
-    raise ValueError(f"the attribute {proto.name!r} has a type that edgec does not know")
+    raise ValueError(f"the attribute {proto.name!r} of an unknown kind")
 
 
 def constant_array(kind: str, value: Any) -> Array:
-    """The array that a Constant node stands for, from its one attribute: `value`, `sparse_value`, `value_float` …"""
+    """The array that a Constant node stands for, from its one attribute: `value`, `sparse_value`, `value_float` and so on."""
     dtypes = {"float": np.float32, "floats": np.float32, "int": np.int64, "ints": np.int64}
     return np.asarray(value) if kind in ("value", "sparse_value") else np.array(value, dtypes.get(kind.removeprefix("value_"), object))
 
@@ -215,7 +213,8 @@ def schema_of(op: str) -> onnx.defs.OpSchema | None:
 def attribute_kinds(op: str) -> Mapping[str, int]:
     """The AttributeProto type of each attribute of an operator; empty for operators that onnx does not know."""
     schema = schema_of(op)
-    return {} if schema is None else {k: int(a.type.value) for k, a in schema.attributes.items()}
+    kinds = {} if schema is None else {k: str(a.type).rpartition(".")[2] for k, a in schema.attributes.items()}
+    return {k: AttributeProto.AttributeType.Value(kind) for k, kind in kinds.items()}
 
 
 def node_proto(node: Node, inputs: Iterable[str], outputs: Iterable[str], name: str = "") -> NodeProto:

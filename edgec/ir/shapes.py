@@ -33,7 +33,7 @@ def broadcast(a: Shape, b: Shape) -> Shape:
 
 
 def _larger(a: Dim | None, b: Dim | None) -> Dim | None:
-    if a == 1 or a == b:
+    if a in (1, b):
         return b
     if b == 1:
         return a
@@ -49,7 +49,7 @@ def _known(inputs: Sequence[Contents], i: int) -> Contents:
     return inputs[i] if i < len(inputs) else None
 
 
-def _window(node: Node, inputs: Sequence[Contents]) -> Sequence[Shape | None]:
+def _window(node: Node, _: Sequence[Contents]) -> Sequence[Shape | None]:
     """Convolutions and poolings: results of all outputs have one shape."""
     x, w = _of(node, 0), _of(node, 3 if node.op == "QLinearConv" else 1) if "Pool" not in node.op else None
     kernel = node.attrs.get("kernel_shape") or (list(w[2:]) if w is not None else None)
@@ -87,7 +87,8 @@ def _conv_transpose(node: Node, _: Sequence[Contents]) -> Sequence[Shape | None]
     kernel = node.attrs.get("kernel_shape") or list(w[2:])
     given = node.attrs.get("output_shape")
     strides, dilations = node.attrs.get("strides") or [1] * n, node.attrs.get("dilations") or [1] * n
-    pads, extra, auto = node.attrs.get("pads") or [0] * 2 * n, node.attrs.get("output_padding") or [0] * n, node.attrs.get("auto_pad", "NOTSET")
+    pads, extra = node.attrs.get("pads") or [0] * 2 * n, node.attrs.get("output_padding") or [0] * n
+    auto = node.attrs.get("auto_pad", "NOTSET")
     spatial: list[Dim | None] = []
     for i, d in enumerate(x[2:]):
         if given:
