@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from edgec.errors import UnsupportedModel as UnsupportedModel
     from edgec.errors import UsageError as UsageError
     from edgec.ir.graph import Graph as Graph
-    from edgec.onnx import import_model as import_onnx
+    from edgec.onnx import import_model as import_onnx  # noqa: F401
     from edgec.session import Session as Session
     from edgec.session import load as load
-    from edgec.target import known as targets
-    from edgec.target import register as register_target
+    from edgec.target import known as targets  # noqa: F401
+    from edgec.target import register as register_target  # noqa: F401
 
 __version__ = "0.1.0"
 

@@ -68,9 +68,11 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
                                   cancelled=cancelled, note=notes.append, origins=_origins(made.schedule))
     tell("bundle", 0, 1)
     write_bundle(place, made.schedule.program, made.schedule.weights, objects, isa=made.isa, target=made.target.name,
-                 target_text=made.target.text(), model_sha256=_digest(model), cc=cc, passes=tuple(dict.fromkeys(s for s, _ in made.context.times)),
-                 options={"threads": threads, "optimize_for": optimize_for, "exact": exact, "shapes": {k: list(v) for k, v in (shapes or {}).items()},
-                          "dims": dict(dims or {}), "inputs": list(inputs or ()), "outputs": list(outputs or ())},
+                 target_text=made.target.text(), model_sha256=_digest(model), cc=cc,
+                 passes=tuple(dict.fromkeys(s for s, _ in made.context.times)),
+                 options={"threads": threads, "optimize_for": optimize_for, "exact": exact, "dims": dict(dims or {}),
+                          "shapes": {k: list(v) for k, v in (shapes or {}).items()},
+                          "inputs": list(inputs or ()), "outputs": list(outputs or ())},
                  extra={"notes": [*notes, *made.context.notes], "report": report(made), "input_ranges": ranges(graph)})
     notes += made.context.notes
     tell("bundle", 1, 1)
@@ -89,9 +91,10 @@ def read(
     return import_model(model, shapes=shapes, dims=dims, inputs=inputs or (), outputs=outputs or (), static=static, notes=notes)
 
 
-def compile_graph(graph: Graph, target: str | Path | Target, name: str, *, progress: Progress | None = None, cancelled: Callable[[], bool] | None = None,
-                  watch: Watch | None = None, disabled: Sequence[str] = (), limit: int | None = None,
-                  optimize_for: str = "speed") -> Built:
+def compile_graph(  # noqa: PLR0913  one keyword for each flag of the command line
+    graph: Graph, target: str | Path | Target, name: str, *, progress: Progress | None = None, cancelled: Callable[[], bool] | None = None,
+    watch: Watch | None = None, disabled: Sequence[str] = (), limit: int | None = None, optimize_for: str = "speed",
+) -> Built:
     """All passes and the schedule: everything but machine code."""
     machine = target if isinstance(target, Target) else find(target)
     context = Context(machine, frozenset(disabled), limit)

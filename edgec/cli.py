@@ -10,8 +10,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn, Protocol
 
 import edgec
 from edgec.commands import bench, build, doctor, inspect, opt, passes, rules, targets, verify
@@ -19,7 +19,20 @@ from edgec.commands import run as run_command
 from edgec.commands.console import Console
 from edgec.errors import EdgecError, UsageError
 
-COMMANDS = {
+
+class Command(Protocol):
+    """What a module of edgec.commands has: one line of help, the arguments, and what is done, which answers with the exit code."""
+
+    HELP: str
+
+    def arguments(self, parser: argparse.ArgumentParser, /) -> None:
+        """Say what it takes."""
+
+    def run(self, args: argparse.Namespace, console: Console, /) -> int:
+        """Do it."""
+
+
+COMMANDS: Mapping[str, Command] = {
     "build": build, "run": run_command, "verify": verify, "bench": bench, "inspect": inspect, "opt": opt,
     "targets": targets, "passes": passes, "rules": rules, "doctor": doctor,
 }
@@ -28,9 +41,6 @@ ALIASES = {"compile": "build"}
 
 class _Parser(argparse.ArgumentParser):
     """A parser that raises UsageError with a suggestion instead of printing its usage and leaving."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; `{self.prog} --help` says what there is")
@@ -51,30 +61,32 @@ def _meant(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def _common() -> argparse.ArgumentParser:
+def _common() -> _Parser:
     """What every command takes, before or behind its name."""
-    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    common = _Parser(add_help=False, argument_default=argparse.SUPPRESS)
     group = common.add_argument_group("common")
     group.add_argument("--version", action="version", version=f"edgec {edgec.__version__}")
     group.add_argument("-v", "--verbose", action="count", help="say more on stderr")
     group.add_argument("-q", "--quiet", action="store_true", help="say nothing but the result, warnings and errors")
     group.add_argument("--debug", action="store_true", help="show the traceback of an error")
     group.add_argument("--json", action="store_true", help="print the result as JSON")
-    group.add_argument("--progress", choices=("auto", "bar", "jsonl", "none"), help="how to show progress on stderr (auto: a bar on a terminal)")
+    group.add_argument("--progress", choices=("auto", "bar", "jsonl", "none"),
+                       help="how to show progress on stderr (auto: a bar on a terminal)")
     return common
 
 
 def parser() -> tuple[_Parser, dict[str, _Parser]]:
     """The parser of the whole command line, and those of its commands."""
     common = _common()
-    top = _Parser(prog="edgec", description="Compile trained ONNX models into self-contained artifacts for edge machines.", parents=[common],
-                  epilog="exit codes: 0 fine, 1 internal, 2 usage, 3 input or unsupported, 4 budget or tolerance missed, 5 tool missing, "
-                         "6 device, 130 interrupted")
+    top = _Parser(prog="edgec", description="Compile trained ONNX models into self-contained artifacts for edge machines.",
+                  parents=[common], allow_abbrev=False, epilog="exit codes: 0 fine, 1 internal, 2 usage, 3 input or unsupported, "
+                  "4 budget or tolerance missed, 5 tool missing, 6 device, 130 interrupted")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     aliases = {name: [a for a, n in ALIASES.items() if n == name] for name in COMMANDS}
     made: dict[str, _Parser] = {}
     for name, module in COMMANDS.items():
-        sub = commands.add_parser(name, help=module.HELP, description=module.HELP, parents=[common], aliases=aliases[name])
+        sub = commands.add_parser(name, help=module.HELP, description=module.HELP, parents=[common], aliases=aliases[name],
+                                  allow_abbrev=False)
         module.arguments(sub)
         made |= dict.fromkeys((name, *aliases[name]), sub)
     return top, made
@@ -82,16 +94,26 @@ def parser() -> tuple[_Parser, dict[str, _Parser]]:
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     top, commands = parser()
+    _check_flags(arguments, top, commands)
     args, rest = top.parse_known_args(arguments, argparse.Namespace(verbose=0, quiet=False, debug=False, json=False, progress="auto"))
     if args.command is None and not rest:
         top.print_help()
         raise SystemExit(2)
     if rest:
         sub = commands.get(args.command, top)
-        flag = rest[0].partition("=")[0]
-        what = f"there is no flag {flag}{_meant(flag, sub.flags())}" if flag.startswith("-") else f"nothing can be done with {rest[0]!r}"
-        raise UsageError(f"{what}; `{sub.prog} --help` says what there is")
+        raise UsageError(f"nothing can be done with {rest[0]!r}; `{sub.prog} --help` says what there is")
     return args
+
+
+def _check_flags(arguments: Sequence[str], top: _Parser, commands: Mapping[str, _Parser]) -> None:
+    """UsageError for a flag that does not exist, before anybody complains that the one it should have been is missing."""
+    sub = top
+    for word in arguments[:arguments.index("--")] if "--" in arguments else arguments:
+        flag = word.partition("=")[0]
+        if flag.startswith("--") and flag not in sub.flags():
+            raise UsageError(f"there is no flag {flag}{_meant(flag, sub.flags())}; `{sub.prog} --help` says what there is")
+        if sub is top:
+            sub = commands.get(word, top)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -110,8 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EdgecError as error:
         return _told(str(error), error.exit_code, debug=debug)
     except Exception as error:  # noqa: BLE001 - the last resort: no traceback unless it is wanted
-        name = type(error).__name__
-        return _told(f"a mistake in edgec: {name}: {str(error) or 'no reason given'}; the same command with --debug shows where", 1, debug=debug)
+        what = f"{type(error).__name__}: {str(error) or 'no reason given'}"
+        return _told(f"a mistake in edgec: {what}; the same command with --debug shows where", 1, debug=debug)
     return code
 
 

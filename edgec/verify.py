@@ -31,7 +31,7 @@ _ROUNDINGS = 2
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well one output agrees: `error` is the deviation over the spread of the reference, None where that is no check; `why` it fails."""
+    """How well one output agrees: `error` is the deviation over the reference's spread, None where that is no check; `why` it fails."""
 
     name: str
     error: float | None
@@ -91,7 +91,8 @@ def reference(bundle: Bundle, model: str | Path) -> tuple[Reference, str]:
 def onnx_model(bundle: Bundle, model: str | Path) -> Path | bytes:
     """What another runtime should load: the model's own file, or what edgec exports when the bundle holds a part or other shapes of it."""
     options = bundle.manifest["options"]
-    if Path(model).suffix == ".edge" or options.get("inputs") or options.get("outputs") or (options.get("shapes") and _reshaped(bundle, model)):
+    is_cut = options.get("inputs") or options.get("outputs")
+    if Path(model).suffix == ".edge" or is_cut or (options.get("shapes") and _reshaped(bundle, model)):
         return bytes(source(bundle, model).to_onnx().SerializeToString())
     return Path(model)
 
@@ -99,7 +100,8 @@ def onnx_model(bundle: Bundle, model: str | Path) -> Path | bytes:
 def _reshaped(bundle: Bundle, model: str | Path) -> bool:
     """Whether the bundle has numbers for shapes where the model has other numbers."""
     shapes = {p["name"]: p["shape"] for p in bundle.manifest["inputs"]}
-    return any(isinstance(have, int) and have != want for v in read(model).inputs for have, want in zip(v.tensor.shape or (), shapes[v.name], strict=False))
+    return any(isinstance(have, int) and have != want
+               for v in read(model).inputs for have, want in zip(v.tensor.shape or (), shapes[v.name], strict=False))
 
 
 def source(bundle: Bundle, model: str | Path) -> Graph:
@@ -147,9 +149,10 @@ def per_kernel(bundle: Bundle, model: str | Path, feeds: Sequence[Feeds], tolera
 
 def _rebuilt(bundle: Bundle, model: str | Path) -> Built:
     manifest = bundle.manifest
-    made = compile_graph(source(bundle, model), from_text(manifest["target"]["text"], name=manifest["target"]["name"]), manifest["name"])
-    ours = [(s.kernel, s.result) for s in made.schedule.program.steps]
-    if ours != [(s["kernel"], s["result"]) for s in manifest["steps"]]:
+    machine = from_text(manifest["target"]["text"], name=manifest["target"]["name"])
+    made = compile_graph(source(bundle, model), machine, manifest["name"], optimize_for=manifest["options"]["optimize_for"])
+    ours = [(s.result, s.tasks, [(o.buffer, o.offset) for o in s.operands]) for s in made.schedule.program.steps]
+    if ours != [(s["result"], s["tasks"], [(o["buffer"], o["offset"]) for o in s["operands"]]) for s in manifest["steps"]]:
         raise BadInput(f"{bundle.path} was not made from {model} by this version of edgec ({manifest['tools']['edgec']} made it): "
                        "build it again to look at its kernels")
     return made

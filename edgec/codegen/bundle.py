@@ -11,6 +11,7 @@ The same program, weights and tools give the same bytes.
 """
 
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -41,7 +42,7 @@ def write_bundle(  # noqa: PLR0913 - a build has this much to say
     program.kernels. `extra` goes into the manifest as it is. Raises BadInput when the place cannot be written or holds something else.
     """
     name = c_source.identifier(program.name)
-    _check_place(out_dir)
+    check_place(out_dir)
     try:
         out_dir.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=out_dir.parent, prefix=f".{out_dir.name}."))
@@ -60,11 +61,15 @@ def write_bundle(  # noqa: PLR0913 - a build has this much to say
     return out_dir
 
 
-def _check_place(out_dir: Path) -> None:
+def check_place(out_dir: Path) -> None:
+    """See before anything is made whether a bundle could be written there; BadInput says why not."""
     if out_dir.is_symlink() or (out_dir.exists() and not out_dir.is_dir()):
         raise BadInput(f"the bundle cannot be written to {out_dir}, which is not a folder")
     if out_dir.is_dir() and any(out_dir.iterdir()) and not (out_dir / "manifest.json").is_file():
         raise BadInput(f"the bundle cannot be written to {out_dir}, which holds other files and no bundle")
+    above = next(p for p in out_dir.absolute().parents if p.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise BadInput(f"the bundle cannot be written to {out_dir}: {above} is {'not writable' if above.is_dir() else 'no folder'}")
 
 
 def _replace(new: Path, place: Path) -> None:

@@ -33,13 +33,18 @@ class Operand:
 
 @dataclass(frozen=True)
 class Call:
-    """Run a kernel over `tasks` independent tasks; `kernel` is a key of Program.kernels; `result` names the graph value it makes."""
+    """Run a kernel over `tasks` independent tasks; `kernel` is a key of Program.kernels; `result` names the graph value it makes.
+
+    `op` is the operator that it is about, `fused` are those that were taken into it.
+    """
 
     kernel: str
     operands: tuple[Operand, ...]
     tasks: int
     origin: str = ""
     result: str = ""
+    op: str = ""
+    fused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,12 @@ from edgec.ir.layout import View
 from edgec.ir.types import dtype_bits
 from edgec.isa import Isa
 from edgec.kernels import plan_map
+from edgec.kernels.expr import ELEMENTWISE
 from edgec.kernels.base import KernelPlan, Operands, Planned
 from edgec.kernels.plan import packed, plan
 
-_ALIGN = 64
+_ALIGN, _LEAST_ALIGN = 64, 8
+_TIGHT = 1.05
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ class _Assembly:
             plans.setdefault(symbol, what)
             kernels.setdefault(symbol, Kernel(symbol, _kind(step.node, what), what.algo, what.generic, what.macs, what.bytes,
                                               _scratch_bytes(what), what.cycles, len(what.args)))
-            calls.append(Call(symbol, tuple(self._operands(i, step)), what.tasks, step.node.origin or step.node.op, step.value.name))
+            calls.append(Call(symbol, tuple(self._operands(i, step)), what.tasks, step.node.origin or step.node.op, step.value.name,
+                              *_operators(step.node)))
         program = Program(self.name, tuple(self.buffers), tuple(calls), ports_in, ports_out, kernels, weights_bytes=self.weights_bytes,
                           arena_bytes=arena, arena_lower_bound=bound, alignment=_ALIGN)
         return Schedule(program, plans, self.weights)
@@ -145,7 +148,10 @@ class _Assembly:
             if _scratch_bytes(step.planned.plan):
                 life[i], size[i] = [i, i], _scratch_bytes(step.planned.plan)
         keys = list(life)
-        offsets, total = memory.plan([(size[k], life[k][0], life[k][1]) for k in keys], _ALIGN)
+        lifetimes = [(size[k], life[k][0], life[k][1]) for k in keys]
+        offsets, total = memory.plan(lifetimes, _ALIGN)
+        if total > _TIGHT * memory.lower_bound(lifetimes):      # small tensors: whole cache lines for each would be most of the arena
+            offsets, total = memory.plan(lifetimes, _LEAST_ALIGN)
         for key, offset in zip(keys, offsets, strict=True):
             self._buffer(key, Buffer(key.name if isinstance(key, Value) else f"scratch of step {key}", "arena", offset, size[key]))
         return total, memory.lower_bound([(size[k], life[k][0], life[k][1]) for k in keys if k in logical])
@@ -187,6 +193,16 @@ class _Assembly:
 
 def _kind(node: Node, what: KernelPlan) -> str:
     return str(node.attrs.get("kind", what.kind)) if node.op == "edgec.Fused" else node.op.lower()
+
+
+def _operators(node: Node) -> tuple[str, tuple[str, ...]]:
+    """The operator that a kernel is about, and those of its region that were taken into it."""
+    if node.op != "edgec.Fused":
+        return node.op, ()
+    ops = [n.op for n in node.attrs["body"].nodes]
+    anchor = next((op for op in ops if op not in ELEMENTWISE), ops[0])
+    ops.remove(anchor)
+    return anchor, tuple(ops)
 
 
 def _scratch_bytes(what: KernelPlan) -> int:

@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", "-t", default="host", help="what to build a model for (default: host)")
     parser.add_argument("--vs", type=options.names, default=(), metavar="PEER,PEER", help="compare with onnxruntime, openvino")
     parser.add_argument("--model", type=Path, help="the model of the bundle, for the other runtimes")
-    parser.add_argument("--threads", type=options.positive, metavar="N", help="of every contestant (default: what the bundle was built for)")
+    parser.add_argument("--threads", type=options.positive, metavar="N", help="of every contestant (default: the bundle's)")
     parser.add_argument("--warmup", type=int, default=3, metavar="N", help="runs before the clock starts (default: 3)")
     parser.add_argument("--iters", type=options.positive, metavar="N", help="measure this many runs of each, however long it takes")
     parser.add_argument("--duration", type=float, default=3.0, metavar="S", help="measure for so many seconds in all (default: 3)")
@@ -84,9 +84,11 @@ def _bundle(args: argparse.Namespace, stack: ExitStack, console: Console) -> tup
     from edgec.build import build  # noqa: PLC0415
 
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgec-bench-")))
-    made = build(args.bundle, args.target, folder / "made.edgec", shapes=options.shapes(args.shape, args.bundle), dims=options.dims(args.dim),
-                 threads=args.threads or 1, name=args.bundle.stem, progress=console.progress)
+    made = build(args.bundle, args.target, folder / "made.edgec", name=args.bundle.stem, threads=args.threads or 1,
+                 shapes=options.shapes(args.shape, args.bundle), dims=options.dims(args.dim), progress=console.progress)
     console.end()
+    for note in made.manifest["notes"]:
+        console.note(note)
     return made, args.bundle
 
 
@@ -123,4 +125,5 @@ def _shown(facts: Mapping[str, Any], times: Mapping[str, "Times"]) -> str:
         ratio = "" if name == "edgec" else f"{f['ratio']:.3f}  ({f['interval'][0]:.3f} to {f['interval'][1]:.3f})"
         rows.append((name, *(f"{f[k]:.3f}" for k in ("ms", "p90_ms", "p99_ms", "min_ms")), f["runs"], ratio))
     head = f"{facts['model']} for {facts['target']}, {facts['threads']} thread{'s' * (facts['threads'] > 1)}, milliseconds"
-    return head + "\n" + table(rows, ("", "median", "p90", "p99", "min", "runs", "edgec / peer" if len(rows) > 1 else ""), right=(1, 2, 3, 4, 5))
+    columns = ("", "median", "p90", "p99", "min", "runs", "edgec / peer" if len(rows) > 1 else "")
+    return f"{head}\n{table(rows, columns, right=(1, 2, 3, 4, 5))}"

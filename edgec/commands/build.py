@@ -24,16 +24,16 @@ _SUFFIX = {"ir": "edge", "onnx": "onnx", "asm": "s", "obj": "o", "c": "c"}
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What `edgec build` takes."""
     parser.add_argument("model", type=Path, help="an ONNX model, or a graph as text (*.edge)")
-    parser.add_argument("--target", "-t", default="host", help="a name, an alias, or a file ./my.target (default: host; `edgec targets` lists all)")
+    parser.add_argument("--target", "-t", default="host", help="a name, an alias, or a file ./my.target (default: host)")
     parser.add_argument("-o", "--output", type=Path, help="where to write (default: MODEL.TARGET.edgec)")
     parser.add_argument("--name", help="what the model is called in C (default: the name of the file)")
-    parser.add_argument("--threads", type=options.positive, default=1, metavar="N", help="how many threads the bundle uses unless told otherwise")
+    parser.add_argument("--threads", type=options.positive, default=1, metavar="N", help="what the bundle uses unless told otherwise")
     parser.add_argument("-O", dest="optimize", choices=("speed", "size"), default="speed", help="what to optimize for")
     parser.add_argument("--exact", action="store_true", help="no algorithm that changes results by more than rounding")
-    parser.add_argument("--emit", choices=tuple(_SUFFIX), help="write this instead of a bundle: the final graph as text or as ONNX, the kernels "
-                        "as assembler, the object, or the schedule in C")
+    parser.add_argument("--emit", choices=tuple(_SUFFIX), help="write this instead of a bundle: the final graph as text or as ONNX, "
+                        "the kernels as assembler, the object, or the schedule in C")
     parser.add_argument("--cc", metavar="COMMAND", help="the C compiler and linker to use")
-    parser.add_argument("--jobs", type=options.positive, metavar="N", help="how many kernels to compile at once (default: one for each core)")
+    parser.add_argument("--jobs", type=options.positive, metavar="N", help="how many kernels to compile at once (default: one a core)")
     options.model_options(parser)
     debug = parser.add_argument_group("to look inside")
     debug.add_argument("--dump", type=Path, metavar="DIR", help="write the graph after each pass, as 03-absorb.edge")
@@ -132,7 +132,7 @@ def _compiled(args: argparse.Namespace, machine: "Target", console: Console) -> 
     from edgec.pipeline import Watch  # noqa: PLC0415
 
     return compile_graph(_imported(args, console), machine, args.name or args.model.stem, progress=console.progress,
-                         watch=Watch(dump=args.dump), disabled=_disabled(args), limit=args.limit)
+                         watch=Watch(dump=args.dump), disabled=_disabled(args), limit=args.limit, optimize_for=args.optimize)
 
 
 def _final(args: argparse.Namespace, machine: "Target", console: Console) -> "Graph":
@@ -142,7 +142,8 @@ def _final(args: argparse.Namespace, machine: "Target", console: Console) -> "Gr
 
     known = access.module("passes.catalog")
     watch = Watch(dump=args.dump, stop_after=args.stop_after, progress=lambda step: console.progress(step, 0, 1))
-    return run_passes(_imported(args, console), known.DEFAULT, known.CATALOG, Context(machine, frozenset(_disabled(args)), args.limit), watch)
+    context = Context(machine, frozenset(_disabled(args)), args.limit)
+    return run_passes(_imported(args, console), known.DEFAULT, known.CATALOG, context, watch)
 
 
 def _assembler(made: "Built", args: argparse.Namespace, _: Console) -> bytes:
@@ -161,8 +162,8 @@ def _source(made: "Built", args: argparse.Namespace, console: Console) -> bytes:
     from edgec.codegen.object import compile_kernels, cpu_features  # noqa: PLC0415
 
     program = made.schedule.program
-    objects = compile_kernels(made.schedule.plans, made.isa, jobs=args.jobs, progress=lambda d, n, _: console.progress("kernels", d, n),
-                              note=console.note)
+    objects = compile_kernels(made.schedule.plans, made.isa, jobs=args.jobs, note=console.note,
+                              progress=lambda d, n, _: console.progress("kernels", d, n))
     needed = requirements(made.isa.triple, cpu_features(made.isa))
     return c_source.main(program, program_identity(program, objects), made.isa.triple, needed).encode()
 

@@ -107,7 +107,7 @@ def _cache() -> Finding:
     kernels = [f.stat().st_size for f in (folder / "kernels").rglob("*.o")] if folder.is_dir() else []
     above = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not (above.is_dir() and os.access(above, os.W_OK)):
-        return Finding("cache", ok=False, detail=f"{folder} cannot be written, so kernels are compiled anew in each build; EDGEC_CACHE names another")
+        return Finding("cache", ok=False, detail=f"{folder} cannot be written, so kernels are not remembered; EDGEC_CACHE names another")
     return Finding("cache", ok=True, detail=f"{folder}: {len(kernels)} kernels, {sum(kernels) / 2**20:.1f} MiB")
 
 

@@ -90,7 +90,8 @@ def model_facts(args: argparse.Namespace) -> dict[str, Any]:
     arrays = graph.weights.values()
     ops = Counter(n.op for _, n in graph.walk())
     facts |= {
-        **{side: [{"name": v.name, "type": show_type(v.type) if v.type else None} for v in getattr(graph, side)] for side in ("inputs", "outputs")},
+        **{side: [{"name": v.name, "type": show_type(v.type) if v.type else None} for v in values]
+           for side, values in (("inputs", graph.inputs), ("outputs", graph.outputs))},
         "nodes": sum(ops.values()), "ops": dict(ops.most_common()),
         "parameters": sum(a.size for a in arrays), "weights_bytes": sum(a.nbytes for a in arrays),
         "target": args.target, "macs": None, "predicted_ms": None, "kernels": None, "generic": [], "unsupported": [], "problem": None,
@@ -112,10 +113,13 @@ def model_facts(args: argparse.Namespace) -> dict[str, Any]:
 def _show_model(facts: Mapping[str, Any]) -> str:
     if "nodes" not in facts:
         return f"{facts['model']}\n{facts['problem']}"
-    planned = [f"for {facts['target']}: {facts['kernels']} kernels, {len(facts['generic']) or 'none'} of them generic, "
-               f"{facts['macs'] / 1e6:.1f} M multiply-accumulates, {facts['predicted_ms']:.3f} ms predicted on one core",
-               *(f"  generic: {origin}" for origin in facts["generic"]), *(f"  {n}" for n in facts["notes"])] \
-        if facts["problem"] is None else [f"for {facts['target']}: {facts['problem']}"]
+    if facts["problem"] is None:
+        figures = (f"{facts['kernels']} kernels, {len(facts['generic']) or 'none'} of them generic, {facts['macs'] / 1e6:.1f} M "
+                   f"multiply-accumulates, {facts['predicted_ms']:.3f} ms predicted on one core")
+        planned = [f"for {facts['target']}: {figures}", *(f"  generic: {origin}" for origin in facts["generic"]),
+                   *(f"  {n}" for n in facts["notes"])]
+    else:
+        planned = [f"for {facts['target']}: {facts['problem']}"]
     return "\n".join([
         str(facts["model"]),
         *(f"  {side[:-1]:6}  {p['name']}: {p['type']}" for side in ("inputs", "outputs") for p in facts[side]),

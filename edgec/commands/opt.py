@@ -14,7 +14,7 @@ HELP = "run passes over a model, and print or write the graph"
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What `edgec opt` takes."""
     parser.add_argument("model", type=Path, help="an ONNX model, or a graph as text (*.edge); the reproducer of a crash knows its passes")
-    parser.add_argument("--passes", metavar="'A,repeat(B,C)'", help="the pipeline (default: what needs no target, or with --target a whole build's)")
+    parser.add_argument("--passes", metavar="'A,repeat(B,C)'", help="the pipeline (default: what needs no target, or that of a build)")
     parser.add_argument("--target", "-t", help="the target that passes ask about")
     parser.add_argument("-o", "--output", type=Path, metavar="out.edge|out.onnx", help="where to write (default: text on stdout)")
     options.model_options(parser)

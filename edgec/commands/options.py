@@ -36,7 +36,7 @@ def positive(text: str) -> int:
 
 
 def shapes(texts: Sequence[str], model: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes by input from `NAME=1,3,224,224`, `NAME=1x3x224x224` or, for a model with one input, just the numbers; UsageError otherwise."""
+    """Shapes by input from `NAME=1,3,224,224`, `NAME=1x3x224x224`, or just numbers for a model with one input; UsageError otherwise."""
     made: dict[str, tuple[int, ...]] = {}
     for text in texts:
         name, separator, numbers = text.rpartition("=")

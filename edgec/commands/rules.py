@@ -66,8 +66,8 @@ def _prove(rules: list["Rule"], console: Console) -> int:
     if console.level > 0:
         console.result(table([(r.name, m.tried, m.fired) for r, m in found], ("rule", "specimens", "fired"), right=(1, 2)))
     console.result(f"{len(rules) - wrong} of {len(rules)} rules proved on {sum(m.fired for _, m in found)} specimens")
-    console.data({"ok": not wrong, "rules": [{"name": r.name, "ok": not m.failures, "specimens": m.tried, "fired": m.fired, "failures": m.failures}
-                                             for r, m in found]})
+    console.data({"ok": not wrong, "rules": [
+        {"name": r.name, "ok": not m.failures, "specimens": m.tried, "fired": m.fired, "failures": m.failures} for r, m in found]})
     return 1 if wrong else 0
 
 
@@ -87,13 +87,15 @@ def _fires(rules: list["Rule"], args: argparse.Namespace, console: Console) -> i
     rows = [(name, sum(found.values()), " ".join(Path(m).stem for m in found)) for name, found in total.items()]
     console.result(table(rows, ("rule", "times", "models"), right=(1,)))
     nowhere = [name for name, found in total.items() if not found]
-    console.result(f"{len(nowhere)} of {len(rules)} rules are used nowhere in these models" + (f": {', '.join(nowhere)}" if nowhere else ""))
+    console.result(f"{len(nowhere) or 'none'} of {len(rules)} rules are used nowhere in these models" + ":" * bool(nowhere))
+    for name in nowhere:
+        console.result(f"  {name}")
     console.data({"fires": total, "nowhere": nowhere, "failed": [str(m) for m in args.fires if str(m) not in counts]})
     return 0
 
 
 def _trace(model: Path, machine: object, console: Console) -> Counter[str]:
-    """How often each rewrite was done to a model, by a whole build's passes where its shapes are known, else by those that need no target."""
+    """How often each rewrite was done to a model: by a build's passes where its shapes are known, else by those that need no target."""
     from edgec import access  # noqa: PLC0415
     from edgec.build import read  # noqa: PLC0415
     from edgec.errors import BadInput  # noqa: PLC0415

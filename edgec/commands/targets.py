@@ -21,7 +21,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
         further: dict[str, list[str]] = {}
         for alias, name in target.aliases().items():
             further.setdefault(name, []).append(alias)
-        console.data([{"name": t.name, "aliases": further.get(t.name, []), "doc": t.doc} for t in target.known().values()] if console.as_json else None)
+        if console.as_json:
+            console.data([{"name": t.name, "aliases": further.get(t.name, []), "doc": t.doc} for t in target.known().values()])
         return 0
     found = target.find(args.target)
     console.result(target.describe(found))

@@ -1,4 +1,4 @@
-"""`edgec verify`: does a bundle compute what its model says?"""
+"""`edgec verify`: whether a bundle computes what its model says."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -24,8 +24,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """What `edgec verify` takes."""
     parser.add_argument("bundle", type=Path, help="what `edgec build` made")
     parser.add_argument("--model", type=Path, required=True, help="the model that it was built from")
-    parser.add_argument("--inputs", type=Path, metavar="FILE.npz", help="arrays by input, each of its shape, or with one more axis in front "
-                        "that counts samples (default: random numbers)")
+    parser.add_argument("--inputs", type=Path, metavar="FILE.npz", help="arrays by input, each of its shape, or with one more axis in "
+                        "front that counts samples (default: random numbers)")
     parser.add_argument("--tolerance", type=float, default=1e-4, metavar="E", help="the largest error that is allowed (default: 1e-4)")
     parser.add_argument("--per-kernel", action="store_true", help="compare each kernel's result, and name the first that differs")
     parser.add_argument("--seed", type=int, default=1, help="of the random inputs (default: 1)")
@@ -104,7 +104,8 @@ def _samples(path: Path, ports: Sequence["Port"]) -> list[Mapping[str, "Array"]]
     stacked = {p.name: arrays[p.name] if arrays[p.name].ndim == len(p.shape) + 1 else arrays[p.name][None] for p in ports}
     counts = {len(a) for a in stacked.values()}
     if len(counts) != 1 or 0 in counts:
-        raise BadInput(f"{path} has {' and '.join(f'{len(a)} of {n}' for n, a in stacked.items())}: as many of each are needed, and at least one")
+        found = " and ".join(f"{len(a)} of {n}" for n, a in stacked.items())
+        raise BadInput(f"{path} has {found}: as many of each are needed, and at least one")
     return [{name: a[i] for name, a in stacked.items()} for i in range(counts.pop())]
 
 
