@@ -11,7 +11,7 @@ import pytest
 from edgec.codegen import c_source
 from edgec.codegen.c_source import identifier
 from edgec.codegen.manifest import ERRORS
-from edgec.codegen.program import Port
+from edgec.codegen.program import Buffer, Call, Kernel, Operand, Port, Program
 from edgec.errors import EdgecError
 from tests.toybundle import BYTES, CHUNK, HOST, SHAPE, TASKS, expected, make, program, tensor
 
@@ -303,6 +303,30 @@ int main(void) {
   return fails != 0;
 }
 """
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_every_type_and_region_in_c_and_cpp(tmp_path: Path, compiler: str) -> None:
+    dtypes = ["f16", "f32", "f64", "bf16", "bool", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64"]
+    buffers = [Buffer("i", "input", k, 8) for k in range(13)] + [Buffer("o", "output", k, 8) for k in range(13)]
+    buffers += [Buffer("s", "state", 64, 64), Buffer("p", "prepared", 128, 64), Buffer("a", "arena", 0, 5_000_000_000)]
+    operands = (*(Operand(k, 0) for k in range(13)), *(Operand(k, 0, write=True) for k in range(13, 26)), Operand(26, 8, write=True),
+                Operand(27), Operand(28, 4_500_000_000, write=True))
+    ins = tuple(Port(f"in {d}", f"in_{d}", d, (), k) for k, d in enumerate(dtypes))
+    outs = tuple(Port(f"out {d}", f"out_{d}", d, (2, 0), k) for k, d in enumerate(dtypes))
+    kernels = {"k": Kernel("k", "map", "map", generic=False, macs=0, bytes=0, scratch_bytes=0, cycles=0.0, parameters=0)}
+    every = Program("every", tuple(buffers), (Call("k", operands, 3),), ins, outs, kernels, arena_bytes=5_000_000_000,
+                    state_bytes=128, prepared_bytes=192)
+    nothing = Program("nothing", (Buffer("y", "output", 0, 4),), (), (), (Port("y", "y", "f32", (), 0),))
+    for model in (every, nothing):
+        (tmp_path / f"{model.name}.h").write_text(c_source.header(model, "toy"))
+        (tmp_path / f"{model.name}_main.c").write_text(c_source.main(model, bytes(16), HOST.triple, []))
+        (tmp_path / f"{model.name}_example.c").write_text(c_source.example(model))
+        run(tmp_path, compiler, "-std=c99", *STRICT, "-O2", "-c", f"{model.name}_main.c")
+        (tmp_path / "edgec_rt.h").write_text(c_source.fill("edgec_rt.h", {}))
+        run(tmp_path, compiler, "-std=c11", *STRICT, "-O2", "-c", f"{model.name}_example.c")
+    (tmp_path / "both.cpp").write_text('#include "every.h"\n#include "nothing.h"\n')
+    run(tmp_path, {"gcc": "g++", "clang": "clang++"}[compiler], "-std=c++17", *STRICT, "-O2", "-c", "both.cpp")
 
 
 @needs_gcc

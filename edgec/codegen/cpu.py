@@ -18,7 +18,8 @@ X86 = {
 # LLVM's word: (AT_HWCAP 16 or AT_HWCAP2 26, bit), as Linux numbers them
 AARCH64 = {
     "neon": (16, 1), "fullfp16": (16, 10), "rdm": (16, 12), "jsconv": (16, 13), "complxnum": (16, 14), "dotprod": (16, 20),
-    "fp16fml": (16, 23), "sve": (16, 22), "sve2": (26, 1), "i8mm": (26, 13), "bf16": (26, 14), "sme": (26, 23),
+    "fp16fml": (16, 23), "sve": (16, 22), "sve2": (26, 1), "i8mm": (26, 13), "bf16": (26, 14), "sme": (26, 23), "cssc": (26, 34),
+    "sve2p1": (26, 36), "mops": (26, 43),
 }
 
 

@@ -249,7 +249,8 @@ def prestart(jobs: int | None = None) -> None:
 
 
 @atexit.register
-def _stop_idle() -> None:
+def stop_workers() -> None:
+    """End the processes that wait for more kernels; a later build starts others."""
     with _idle_lock:
         while _idle:
             _idle.pop().stop()

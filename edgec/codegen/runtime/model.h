@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: 0BSD
    @NAME@: made by edgec, for @TARGET@.
 @PORTS@
-   Inputs and outputs are row-major and need the alignment of their elements. Inputs, outputs, arena, state and weights must
+   Inputs and outputs are row-major and need the alignment of their elements; f16 and bf16 are given as their bits, bool as 0 or 1. Inputs, outputs, arena, state and weights must
    not overlap. Nothing is allocated and nothing is kept between calls, so any number of threads can run the model at
    the same time, each with an arena (and outputs) of its own. */
 #ifndef EDGEC_MODEL_@NAME@_H
