@@ -31,7 +31,7 @@ class _Contraction:
     def task(self, t: Index) -> None:
         plan = self.plan
         chunks, vgroups = plan.row_chunks, len(plan.widths)
-        r = T.bind(tirx.truncmod(t, chunks)) if chunks > 1 else 0        # not %: TVM 0.27 loses `begin` when it simplifies a floormod
+        r = T.bind(tirx.truncmod(t, chunks)) if chunks > 1 else 0
         t = T.bind(tirx.truncdiv(t, chunks)) if chunks > 1 else t
         g = T.bind(tirx.truncmod(t, vgroups)) if vgroups > 1 else 0
         t = T.bind(tirx.truncdiv(t, vgroups)) if vgroups > 1 else t

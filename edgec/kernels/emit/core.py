@@ -187,6 +187,13 @@ def when(condition: Any, body: Callable[[], None]) -> None:
         body()
 
 
+def fail_when(condition: Any, lanes: int = 1) -> None:
+    """Leave the kernel with -1, the code for data that point outside a tensor or divide by zero, if a condition holds in any lane."""
+    if lanes > 1:
+        condition = T.call_llvm_pure_intrin("bool", "llvm.vector.reduce.or", condition)
+    when(condition, lambda: T.evaluate(T.tvm_throw_last_error()))      # this is what TVM makes of it: no other early return is there
+
+
 class Accumulators:
     """Registers: one stack buffer a vector (of fewer than 1024 bytes, so that LLVM promotes it)."""
 
@@ -215,7 +222,8 @@ def function(plan: KernelPlan, symbol: str, task: Callable[[Kernel, Index], None
             T.func_attr({"tirx.noalias": True})
             kernel = Kernel(plan, buffers)
             with T.serial(begin, end) as t:
-                task(kernel, t)
+                # bound, because TVM 0.27 shifts this loop to start at zero and forgets to say so in the bounds of inner loops
+                task(kernel, T.bind(t))
         func = builder.get()
     return _pointers(func)
 

@@ -28,7 +28,7 @@ class _Window:
     def task(self, t: Index) -> None:
         plan = self.plan
         chunks, count = plan.row_chunks, len(plan.widths)
-        r = T.bind(tirx.truncmod(t, chunks)) if chunks > 1 else 0        # not %: TVM 0.27 loses `begin` when it simplifies a floormod
+        r = T.bind(tirx.truncmod(t, chunks)) if chunks > 1 else 0
         t = T.bind(tirx.truncdiv(t, chunks)) if chunks > 1 else t
         v = T.bind(tirx.truncmod(t, count)) if count > 1 else 0
         n = T.bind(tirx.truncdiv(t, count)) if count > 1 else t

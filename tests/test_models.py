@@ -1,0 +1,158 @@
+"""Whole models, built and run against ONNX Runtime: three inputs, arena poisoned; on this machine, and as a Cortex-A72 under qemu."""
+
+import importlib.util
+import shutil
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from edgec.build import build
+from edgec.bundle import Bundle
+from edgec.ir.graph import Array
+from tests.detector import detector
+from tests.shared import SHARED, light
+
+ort = pytest.importorskip("onnxruntime")
+MODELS = SHARED / "models"
+pytestmark = pytest.mark.skipif(not MODELS.is_dir(), reason="the shared models are not here")
+
+BOUND: Mapping[str, Mapping[str, Any]] = {
+    "squeezenet_fp32": {}, "squeezenet_fp16": {}, "mobilenetv1_025_128_fp32": {}, "resnet20_cifar10_fp32": {}, "mlperf_vww_mbv1_fp32": {},
+    "mlperf_kws_dscnn_fp32": {}, "mlperf_ad_autoencoder_fp32": {}, "ultraface_rfb320": {}, "selfie_segmentation": {}, "mnist_opset8": {},
+    "hand_keypoint_mlp": {}, "super_resolution_dyn": {}, "ppocrv3_det": {"shapes": {"x": (1, 3, 320, 320)}},
+    "yunet_n_dynamic": {"shapes": {"input": (1, 3, 320, 320)}}, "crepe_tiny": {}, "minilm_l6_w16": {"dims": {"batch": 1, "length": 128}},
+}
+LIGHT = ("resnet50", "squeezenet", "densenet121", "inception_v1", "inception_v2", "shufflenet", "vgg19", "zfnet512", "bvlc_alexnet")
+QUICK = {"mnist_opset8", "resnet20_cifar10_fp32", "mlperf_kws_dscnn_fp32", "hand_keypoint_mlp", "mobilenetv1_025_128_fp32", "mlperf_vww_mbv1_fp32"}
+QUICK_HERE = QUICK | {"squeezenet_fp16", "selfie_segmentation", "yunet_n_dynamic", "ppocrv3_det", "minilm_l6_w16", "light_resnet50", "light_shufflenet", "detector"}
+
+
+def _named(quick: set[str]) -> list[Any]:
+    names = [*BOUND, *(f"light_{n}" for n in LIGHT), "detector"]
+    return [pytest.param(n, marks=() if n in quick else pytest.mark.slow) for n in names]
+
+
+@cache
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, MODELS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@cache
+def model(name: str) -> onnx.ModelProto:
+    if name == "detector":
+        return detector(128)
+    return light(name[6:]) if name.startswith("light_") else onnx.load(MODELS / f"{name}.onnx")
+
+
+def bundle(name: str, target: str, folder: Path) -> Bundle:
+    return build(model(name), target, folder / f"{name}.edgec", name=name, **BOUND.get(name, {}))
+
+
+def feeds(made: Bundle, seed: int) -> dict[str, Array]:
+    rng, given = np.random.default_rng(seed), dict[str, Array]()
+    for port in made.manifest["inputs"]:
+        shape, dtype = tuple(port["shape"]), port["dtype"]
+        if dtype == "i64":
+            given[port["name"]] = np.ones(shape, np.int64) if "mask" in port["name"] else rng.integers(0, 2000, shape)
+        elif len(shape) == 4:
+            given[port["name"]] = script("light").images(shape, seed).astype(np.float16 if dtype == "f16" else np.float32)
+        else:
+            given[port["name"]] = rng.standard_normal(shape).astype(np.float32)
+    return given
+
+
+def disagreement(name: str, made: Bundle, run: Callable[[Mapping[str, Array]], Mapping[str, Array]]) -> float:
+    """The largest error over the outputs: deviation over the spread of the reference between two inputs."""
+    reference = ort.InferenceSession(model(name).SerializeToString(), providers=["CPUExecutionProvider"])
+    given = [feeds(made, seed) for seed in range(3)]
+    wanted = [dict(zip([o.name for o in reference.get_outputs()], reference.run(None, f), strict=True)) for f in given]
+    got = [run(f) for f in given]
+    worst = 0.0
+    for output in wanted[0]:
+        for i in range(3):
+            ref, other = wanted[i][output].astype(np.float64), wanted[(i + 1) % 3][output].astype(np.float64)
+            spread = np.abs(ref - other).max()
+            assert spread > 0.01 * np.abs(ref).max(), f"{output} hardly depends on the input: this would be no check"
+            error = np.abs(got[i][output].astype(np.float64) - ref).max() / spread
+            assert np.isfinite(error)
+            worst = max(worst, float(error))
+    return worst
+
+
+def check_sizes(name: str, made: Bundle) -> None:
+    sizes = made.manifest["sizes"]
+    scratch = sum(k["scratch_bytes"] for k in made.manifest["kernels"].values())
+    assert sizes["arena_bytes"] <= 1.10 * sizes["arena_lower_bound"] + scratch
+    graph = model(name).graph
+    stored = sum(onnx.numpy_helper.to_array(t).nbytes for t in graph.initializer)
+    stored += sum(onnx.numpy_helper.to_array(a.t).nbytes for n in graph.node if n.op_type == "Constant" for a in n.attribute if a.name == "value")
+    assert sizes["weights_bytes"] <= 1.05 * stored + 64 * len(made.manifest["buffers"])
+    assert not any(k["generic"] for k in made.manifest["kernels"].values())
+
+
+@pytest.mark.parametrize("name", _named(QUICK_HERE))
+def test_agrees_with_onnxruntime_here(name: str, tmp_path: Path) -> None:
+    made = bundle(name, "host", tmp_path)
+    check_sizes(name, made)
+    session = made.load(poison=True)
+    assert disagreement(name, made, session.run) <= 1e-4
+    given = feeds(made, 7)
+    once = session.run(given)
+    for threads in (2, 4):
+        again = made.load(threads=threads, poison=True).run(given)
+        assert all(again[k].tobytes() == v.tobytes() for k, v in once.items()), f"{threads} threads give other bits"
+
+
+@pytest.mark.skipif(not shutil.which("qemu-aarch64"), reason="qemu-aarch64 is not installed")
+@pytest.mark.parametrize("name", _named(QUICK))
+def test_agrees_with_onnxruntime_on_cortex_a72(name: str, tmp_path: Path) -> None:
+    made = bundle(name, "cortex-a72", tmp_path)
+    check_sizes(name, made)
+    assert disagreement(name, made, made.load(poison=True).run) <= 1e-4
+
+
+@pytest.mark.parametrize("name", ["mnist_opset8", "mlperf_kws_dscnn_fp32", "hand_keypoint_mlp", pytest.param("minilm_l6_w16", marks=pytest.mark.slow)])
+def test_accuracy_is_unchanged(name: str, tmp_path: Path) -> None:
+    made = bundle(name, "host", tmp_path)
+    session = made.load()
+    reference = ort.InferenceSession(model(name).SerializeToString(), providers=["CPUExecutionProvider"])
+    batch = {p["name"]: tuple(p["shape"]) for p in made.manifest["inputs"]}
+
+    def one_by_one(given: Mapping[str, Array]) -> list[Array]:
+        rows = []
+        for i in range(len(next(iter(given.values())))):
+            row = {}
+            for key, array in given.items():
+                padded = np.zeros(batch[key], array.dtype)
+                part = array[i:i + 1]
+                padded[tuple(slice(0, n) for n in part.shape)] = part
+                row[key] = padded
+            rows.append(next(iter(session.run(row).values())))
+        return [np.concatenate(rows)]
+
+    n = 200 if name.startswith("minilm") else None
+    first = reference.get_inputs()[0].name
+    wanted = script("acc").evaluate(name, lambda f: reference.run(None, dict(f)), str(MODELS / "data"), n, first)
+    assert script("acc").evaluate(name, one_by_one, str(MODELS / "data"), n, first) == wanted
+
+
+def test_resnet50_is_nothing_but_its_arithmetic(tmp_path: Path) -> None:
+    made = bundle("light_resnet50", "host", tmp_path)
+    kinds = [made.manifest["kernels"][s["kernel"]]["kind"] for s in made.manifest["steps"]]
+    assert {k: kinds.count(k) for k in set(kinds)} == {"conv": 53, "pool": 2, "gemm": 1}
+    assert all(k["scratch_bytes"] == 0 for k in made.manifest["kernels"].values())
+
+
+def test_squeezenet_fits_into_four_megabytes(tmp_path: Path) -> None:
+    assert bundle("light_squeezenet", "host", tmp_path).manifest["sizes"]["arena_bytes"] <= 4.0 * 2**20
