@@ -101,12 +101,16 @@ class Watch:
 
 
 Catalog = Mapping[str, Pass]
+Pipeline = str | Sequence[str | Pass]
 
 
-def run_passes(graph: Graph, pipeline: str | Sequence[str], catalog: Catalog, context: Context | None = None,
-               watch: Watch | None = None) -> Graph:
-    """The graph after the steps of a pipeline; UsageError for an unknown or misplaced step, PassFailed for a pass that goes wrong."""
+def run_passes(graph: Graph, pipeline: Pipeline, catalog: Catalog, context: Context | None = None, watch: Watch | None = None) -> Graph:
+    """The graph after the steps of a pipeline; UsageError for an unknown or misplaced step, PassFailed for a pass that goes wrong.
+
+    A pipeline is a text, or a list of texts and of passes that need not be in the catalog.
+    """
     context, watch = context or Context(), watch or Watch()
+    catalog = {**catalog, **{p.name: p for p in pipeline if isinstance(p, Pass)}}
     steps = read_steps(pipeline, catalog)
     known = {*catalog, *(name for p in catalog.values() for name in p.rewrites())} if context.disabled else set()
     for name in sorted(context.disabled - known):
@@ -118,9 +122,9 @@ def run_passes(graph: Graph, pipeline: str | Sequence[str], catalog: Catalog, co
     return _Runner(catalog, context, watch).steps(graph, steps)[0]
 
 
-def read_steps(pipeline: str | Sequence[str], catalog: Catalog) -> tuple[Run | Repeat, ...]:
+def read_steps(pipeline: Pipeline, catalog: Catalog) -> tuple[Run | Repeat, ...]:
     """The steps of a pipeline, checked against the catalog: names, options and order."""
-    steps = read_pipeline(pipeline if isinstance(pipeline, str) else ",".join(pipeline))
+    steps = read_pipeline(pipeline if isinstance(pipeline, str) else ",".join(p.name if isinstance(p, Pass) else p for p in pipeline))
     names = _names(steps)
     for name in names:
         if name not in catalog:

@@ -1,6 +1,10 @@
 """Numbers that are computed at build time, and those that are not."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,3 +131,44 @@ def test_folding_counts_and_stops_at_the_limit() -> None:
         check_meaning(given, made)
 
 
+
+
+PROGRAM = """
+import hashlib
+from edgec.access import module
+from edgec.pipeline import run_passes
+from edgec.testing import random_graph
+from edgec.lang.text import parse, show
+catalog = module("passes.catalog")
+constants = '''
+graph @g(%x: f32[64,64]) {
+  %a: f32[64,64] = random 1
+  %b: f32[64,64] = random 2
+  %c: f32[64,64] = MatMul(%a, %b)
+  %d: f32[64,64] = Sigmoid(%c)
+  %e: f32[64,64] = Exp(%d)
+  %i: i64[1] = dense [0]
+  %f: f32[1,64] = ReduceMean(%e, %i)
+  %g: f32[64,64] = Div(%e, %f)
+  %h: f32[64,64] = Tanh(%g)
+  %k: f32[64,64] = Log(%h)
+  %y: f32[64,64] = Mul(%x, %k)
+  return %y
+}'''
+for graph in (parse(constants), *(random_graph(seed, 40) for seed in range(12))):
+    blobs = {}
+    text = show(run_passes(graph, catalog.PORTABLE, catalog.CATALOG), blobs)
+    print(hashlib.sha256(text.encode() + b"".join(a.tobytes() for a in blobs.values())).hexdigest())
+"""
+
+
+def test_folded_numbers_do_not_depend_on_the_machine() -> None:
+    from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__  # type: ignore[attr-defined]  # noqa: PLC0415
+
+    found = [f for f in __cpu_dispatch__ if __cpu_features__[f]]
+    results = [subprocess.run([sys.executable, "-c", PROGRAM], check=True, capture_output=True, text=True, cwd=Path(__file__).parent.parent,
+                              env={**os.environ, **more}).stdout.split()
+               for more in ({}, {"NPY_DISABLE_CPU_FEATURES": " ".join(found), "OPENBLAS_CORETYPE": "Prescott",
+                                 "OPENBLAS_NUM_THREADS": "1"})]
+    assert len(results[0]) == 13
+    assert results[0] == results[1]

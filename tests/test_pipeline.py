@@ -110,6 +110,13 @@ def test_nothing_to_do_gives_the_same_graph(graph: Graph) -> None:
     assert run_passes(graph, ["late", "late"], CATALOG) is graph
 
 
+def test_a_pass_that_is_in_no_catalog_can_be_given_itself(graph: Graph) -> None:
+    own = Pass("mine", "", rename_to("Exp"), after={"late": "it wants to"})
+    assert ops(run_passes(graph, ["late", own], CATALOG)) == ["Exp"] * 3
+    with pytest.raises(UsageError, match="mine cannot stand before late: it wants to"):
+        run_passes(graph, [own, "late"], CATALOG)
+
+
 def test_repeat_ends_when_nothing_changes(graph: Graph) -> None:
     context = Context()
     run_passes(graph, "repeat(abs,repeat(tanh))", CATALOG, context)
