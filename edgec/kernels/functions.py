@@ -53,8 +53,6 @@ def refusal(expr: Expr) -> str | None:
 
 def _of_integers(instr: Instr, dtypes: Sequence[str], second: float | None) -> str | None:
     op, dtype = instr.op, dtypes[0]
-    if op in ("Div", "Mod") and not second:
-        return f"{op} of {dtype} is written for divisors that are constant and not zero"
     if op == "Pow" and (second is None or second != int(second) or not 0 <= second <= LARGEST_WHOLE_POWER):
         return f"Pow of {dtype} is written for constant exponents from 0 to {LARGEST_WHOLE_POWER}"
     if op == "LeakyRelu":

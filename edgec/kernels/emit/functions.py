@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
-from edgec.kernels.emit.core import Vector, cast, compute_dtype, const, hold, narrow, widen
+from edgec.kernels.emit.core import Vector, cast, compute_dtype, const, fail_when, hold, narrow, widen
 from edgec.kernels.emit.vectormath import VectorMath, lane_by_lane
 from edgec.kernels.expr import Instr
 from edgec.kernels.functions import FLOATS, LARGEST_WHOLE_POWER, UNSIGNED
@@ -67,18 +67,35 @@ def _distinct(args: Sequence[Vector], dtype: str, lanes: int) -> tuple[Vector, V
 
 
 def _divide(_: Instr, args: Sequence[Vector], dtypes: Sequence[str], lanes: int) -> Vector:
-    return tirx.Div(*_distinct(args, dtypes[0], lanes)) if dtypes[0] in FLOATS else tirx.truncdiv(*args)
+    if dtypes[0] in FLOATS:
+        return tirx.Div(*_distinct(args, dtypes[0], lanes))
+    quotient = tirx.truncdiv(args[0], _divisor(args[1], dtypes[0], lanes))
+    if dtypes[0] in UNSIGNED or constant(args[1]):
+        return quotient
+    return tirx.Select(tirx.EQ(args[1], const(-1, dtypes[0], lanes)), _negative(args[0], dtypes[0], lanes), quotient)
+
+
+def _divisor(value: Vector, dtype: str, lanes: int) -> Vector:
+    """A divisor with which no CPU traps; the kernel fails if it is zero."""
+    if constant(value):
+        return value
+    one = const(1, dtype, lanes)
+    zero = hold(tirx.EQ(value, const(0, dtype, lanes)), "bool", lanes)
+    fail_when(zero, lanes)
+    unsafe = zero if dtype in UNSIGNED else zero | tirx.EQ(value, const(-1, dtype, lanes))   # the lowest number has no negative
+    return hold(tirx.Select(unsafe, one, value), dtype, lanes)
 
 
 def _modulo(instr: Instr, args: Sequence[Vector], dtypes: Sequence[str], lanes: int) -> Vector:
     if dtypes[0] in FLOATS:
         return lane_by_lane("fmod" if dtypes[0] == "f64" else "fmodf", dtypes[0], lanes, *args)
-    rest = hold(tirx.truncmod(*args), dtypes[0], lanes)
+    divisor = _divisor(args[1], dtypes[0], lanes)
+    rest = hold(tirx.truncmod(args[0], divisor), dtypes[0], lanes)
     if instr.attr("fmod", 0) or dtypes[0] in UNSIGNED:
         return rest
     zero = const(0, dtypes[0], lanes)                                  # the sign of the divisor, as Python has it
-    other = tirx.LT(rest, zero) if (constant(args[1]) or 0) > 0 else tirx.GT(rest, zero)
-    return tirx.Select(other, rest + args[1], rest)
+    other = (tirx.LT(rest, zero) & tirx.GT(divisor, zero)) | (tirx.GT(rest, zero) & tirx.LT(divisor, zero))
+    return tirx.Select(other, rest + divisor, rest)
 
 
 def _larger(a: Vector, b: Vector, dtype: str, compare: Callable[[Vector, Vector], Vector]) -> Vector:
