@@ -156,3 +156,15 @@ def test_pruning_keeps_what_bodies_capture() -> None:
     made = prune(parse(text))
     assert [n.op for n in made.nodes] == ["Relu", "If"]
     assert [v.name for v in made.weights] == ["w"]
+
+
+# promote
+
+def test_half_precision_is_computed_in_f32() -> None:
+    given = graph("%x: f16[2,40]", "%w: f16[40,30] = random 1", "%b: f16[30] = random 2", "%m: f16[2,30] = MatMul(%x, %w)",
+                  "%s: f16[2,30] = Add(%m, %b)", "%y: f16[2,30] = Softmax(%s) {axis=1}")
+    made = apply("promote,canonicalize,fold", given)
+    assert ops(made) == "Cast Cast MatMul Add Softmax Cast"
+    check_meaning(given, made, 2e-2)
+    assert [v.tensor.dtype for v in (*made.inputs, *made.outputs)] == ["f16", "f16"]
+    assert sorted(a.dtype.name for a in made.weights.values()) == ["float16", "float32"]  # the bias is small
