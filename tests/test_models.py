@@ -12,9 +12,12 @@ import numpy as np
 import onnx
 import pytest
 
-from edgec.build import build
+from edgec.build import build, compile_graph
 from edgec.bundle import Bundle
 from edgec.ir.graph import Array
+from edgec.lang.text import show
+from edgec.onnx import import_model
+from tests.arena_bound import lower_bound
 from tests.detector import detector
 from tests.shared import SHARED, light
 
@@ -120,6 +123,14 @@ def test_agrees_with_onnxruntime_on_cortex_a72(name: str, tmp_path: Path) -> Non
     made = bundle(name, "cortex-a72", tmp_path)
     check_sizes(name, made)
     assert disagreement(name, made, made.load(poison=True).run) <= 1e-4
+
+
+@pytest.mark.parametrize("name", _named(set(BOUND) | {"detector"}))
+def test_arena_is_near_a_bound_computed_from_the_printed_graph(name: str) -> None:
+    graph = import_model(model(name), static=True, notes=[], **BOUND.get(name, {}))
+    made = compile_graph(graph, "cortex-a72", name)
+    program = made.schedule.program
+    assert program.arena_bytes <= 1.10 * lower_bound(show(made.graph)) + sum(k.scratch_bytes for k in program.kernels.values())
 
 
 @pytest.mark.parametrize("name", ["mnist_opset8", "mlperf_kws_dscnn_fp32", "hand_keypoint_mlp", pytest.param("minilm_l6_w16", marks=pytest.mark.slow)])
