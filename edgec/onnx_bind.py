@@ -29,11 +29,14 @@ def bind(graph: Graph, shapes: Mapping[str, Sequence[int]], dims: Mapping[str, i
     override = {inputs[name]: _shaped(inputs[name], shape, values) for name, shape in shapes.items()}
     if static:
         values |= _batch(graph, override, values, notes)
+    known = {s for v in graph.inputs if isinstance(v.type, Tensor) for d in v.type.shape or () if d is not None for s in symbols(d)}
     declared = any(_contradicts(v.type, override[v]) for v in override)
     everything = {v for g in _graphs(graph) for v in (*g.inputs, *g.outputs, *(o for n in g.nodes for o in n.outputs))}
     changed: dict[Value, Type | None] = dict(override)
     for value in everything - override.keys():
         kind = _with_dims(value.type, values)
+        if value not in graph.inputs:
+            kind = _of_inputs(kind, known)
         if declared and value not in graph.inputs:  # what the model says about inner shapes is about the declared input shape
             kind = Tensor(kind.dtype, None) if isinstance(kind, Tensor) else kind
         if kind != value.type:
@@ -114,6 +117,18 @@ def _with_dims(kind: Type | None, values: Mapping[str, int]) -> Type | None:
             return types.Sequence(_with_dims(element, values) or element)
         case types.Optional(element=element):
             return types.Optional(_with_dims(element, values) or element)
+    return kind
+
+
+def _of_inputs(kind: Type | None, known: set[str]) -> Type | None:
+    """The type without names of dims that no input has: they say nothing."""
+    match kind:
+        case Tensor(shape=tuple(shape)):
+            return replace(kind, shape=tuple(d if d is None or symbols(d) <= known else None for d in shape))
+        case types.Sequence(element=element):
+            return types.Sequence(_of_inputs(element, known) or element)
+        case types.Optional(element=element):
+            return types.Optional(_of_inputs(element, known) or element)
     return kind
 
 

@@ -1,27 +1,28 @@
 """Facts about ONNX operators at the normalized opset: arity, attributes and their defaults, algebra, function bodies."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from types import MappingProxyType
 from typing import Any
 
-from onnx import FunctionProto
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, ValueInfoProto
 from onnx.defs import OpSchema
 
-from edgec.ir.graph import Array, Graph, Node, Value
+from edgec.ir.graph import Graph, Node
 from edgec.ir.operators import OWN
 from edgec.ir.proto import (
     OPSET,
     VERSIONS,
     attribute_kinds,
     attribute_of,
-    constant_array,
-    join_op,
+    attribute_proto,
     node_proto,
     schema_of,
     split_op,
     type_proto,
 )
+from edgec.onnx_read import read
 from edgec.onnx_upgrade import upgrade
 
 __all__ = ["OPSET", "VERSIONS", "arity", "attributes", "defaults", "function_body", "has", "is_commutative", "outputs", "required"]
@@ -109,24 +110,27 @@ def _known(op: str) -> OpSchema:
 def _graph(node: Node, function: FunctionProto) -> Graph:
     """A function as a graph, with the node's attributes in place of references to them."""
     attrs = {**defaults(node.op), **node.attrs}
-    values: dict[str, Value | None] = {}
-    for i, name in enumerate(function.input):
-        given = node.input(i)
-        values[name] = None if given is None else Value(name, given.type)
-    inputs = tuple(v for n in function.input if (v := values[n]) is not None)
-    nodes: list[Node] = []
-    weights: dict[Value, Array] = {}
-    for inner in function.node:
-        own = {a.name: attrs.get(a.ref_attr_name) if a.ref_attr_name else attribute_of(a) for a in inner.attribute}
-        own = {k: a for k, a in own.items() if a is not None}
-        outs = tuple(Value(n) for n in inner.output)
-        values.update(zip(inner.output, outs, strict=True))
-        if inner.op_type == "Constant":
-            ((kind, value),) = own.items()
-            weights[outs[0]] = constant_array(kind, value)
-            continue
-        ins = tuple(values.get(n) if n else None for n in inner.input)
-        nodes.append(Node(join_op(inner.domain, inner.op_type), ins, outs, MappingProxyType(own), node.device, node.origin))
-    results = tuple(v for n in function.output[:len(node.outputs)] if (v := values[n]) is not None)
-    body = Graph(split_op(node.op)[1], inputs, results, tuple(nodes), weights)
-    return upgrade(body, {o.domain: o.version for o in function.opset_import} or {"": OPSET})
+    given = {name: v for name, v in zip(function.input, node.inputs, strict=False) if v is not None}
+    graph = GraphProto(name=split_op(node.op)[1], node=[_bound(n, attrs, set(function.input) - given.keys()) for n in function.node])
+    graph.input.extend(ValueInfoProto(name=name, type=type_proto(v.type)) for name, v in given.items())
+    graph.output.extend(ValueInfoProto(name=name) for name, v in zip(function.output, node.outputs, strict=False) if v.name)
+    body = upgrade(read(ModelProto(graph=graph, opset_import=function.opset_import)), {o.domain: o.version for o in function.opset_import})
+    return replace(body, nodes=tuple(replace(n, device=node.device, origin=node.origin) for n in body.nodes))
+
+
+def _bound(node: NodeProto, attrs: Mapping[str, Any], absent: set[str]) -> NodeProto:
+    """A node of a function with its references to attributes replaced, and with nothing in place of inputs that are not given."""
+    made = NodeProto(op_type=node.op_type, domain=node.domain, input=["" if n in absent else n for n in node.input], output=node.output)
+    for attribute in node.attribute:
+        if attribute.ref_attr_name:
+            if attribute.ref_attr_name in attrs:
+                made.attribute.append(attribute_proto(attribute.name, attrs[attribute.ref_attr_name], attribute.type))
+        elif attribute.type == AttributeProto.GRAPH:
+            inner = made.attribute.add(name=attribute.name, type=AttributeProto.GRAPH)
+            inner.g.CopyFrom(attribute.g)
+            nodes = [_bound(n, attrs, absent) for n in attribute.g.node]
+            del inner.g.node[:]
+            inner.g.node.extend(nodes)
+        else:
+            made.attribute.append(attribute)
+    return made

@@ -26,6 +26,8 @@ H, W, N = symbol("H"), symbol("W"), symbol("N")
     (-(H - W), "W-H"),
     (1 - H, "-H+1"),
     (maximum(H, 0), "H"),
+    (maximum(H - 1, 0), "H-1"),
+    (maximum(H, 2 * ((H - 1) // 2) + 1), "H"),
     (maximum(H, W, 3), "max(H,W,3)"),
     (minimum(H + 2, H), "H"),
     (maximum(H - 3, 0), "max(H-3,0)"),

@@ -2,7 +2,7 @@
 
 A `Sym` is a sum of products, kept in one canonical form and interned: two equal expressions are one object, so `==` and
 `is` agree and a Sym can be a key. A factor of a product is a symbol, a floor division, a max or a min. Symbols stand for
-extents, so they are never negative, and a divisor is never zero.
+extents of at least 1, and a divisor is never zero.
 """
 
 import ast
@@ -131,7 +131,18 @@ def evaluate(dim: Dim, values: Mapping[str, int]) -> int:
 def at_least(dim: Dim, bound: int = 0) -> bool:
     """Whether an expression is known to be no smaller than a number, whatever its symbols are."""
     low = _lower(dim)
-    return low is not None and low >= bound
+    if low is not None and low >= bound:
+        return True
+    for factors, n in _terms(dim):
+        if len(factors) != 1 or factors[0].kind == "name":
+            continue
+        atom, rest = factors[0], dim - n * _of(factors[0])
+        if atom.kind != "floordiv":
+            held = (at_least(rest + n * a, bound) for a in atom.args)
+            return any(held) if (atom.kind == "max") == (n > 0) else all(held)
+        if isinstance(k := atom.args[1], int) and k > 0:  # k * (x//k) lies between x-k+1 and x
+            return at_least(rest * k + n * (atom.args[0] - k + 1 if n > 0 else atom.args[0]), k * bound)
+    return False
 
 
 def parse_dim(text: str) -> Dim:
@@ -293,7 +304,7 @@ def _lower(dim: Dim) -> int | None:
 
 def _lower_atom(atom: _Atom) -> int | None:
     if atom.kind == "name":
-        return 0
+        return 1
     lows = [_lower(a) for a in atom.args]
     if atom.kind == "max":
         return max((low for low in lows if low is not None), default=None)

@@ -37,7 +37,13 @@ def _larger(a: Dim | None, b: Dim | None) -> Dim | None:
         return b
     if b == 1:
         return a
-    return a if isinstance(a, int) else b if isinstance(b, int) else None  # an extent over 1 decides: the other can only be equal or 1
+    if isinstance(a, int) or isinstance(b, int):  # an extent over 1 decides: the other can only be equal or 1
+        return a if isinstance(a, int) else b
+    if a is None or b is None:
+        return next((d for d in (a, b) if d is not None and at_least(d, 2)), None)
+    if at_least(a, 2) or at_least(b, 2):
+        return a if at_least(a, 2) else b
+    return maximum(a, b) if at_least(a, 1) and at_least(b, 1) else None
 
 
 def _of(node: Node, i: int) -> Shape | None:
