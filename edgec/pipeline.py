@@ -88,7 +88,7 @@ class Pass:
 
 @dataclass(frozen=True)
 class Watch:
-    """Who looks on: `dump` is a folder for the graph after each step, `crashes` one for reproducers.
+    """Who looks on: `dump` is a folder for the graph after each step that changed it, `crashes` one for reproducers.
 
     `progress` hears the name of each step before it runs, and may raise to stop.
     """
@@ -229,7 +229,7 @@ class _Runner:
         self.count += 1
         if made is not graph and self.watch.verify and (wrong := [*verify(made), *interface_changes(graph, made)]):
             raise self.failed(graph, step, f"the pass {step.name} made a wrong graph: {wrong[0]}")
-        if self.watch.dump is not None:
+        if made is not graph and self.watch.dump is not None:
             save(made, self.watch.dump / f"{self.count:02d}-{step.name}.edge")
         return made, step.name != self.watch.stop_after
 

@@ -195,11 +195,11 @@ def test_stop_after(graph: Graph) -> None:
         run_passes(graph, "abs", CATALOG, watch=Watch(stop_after="abz"))
 
 
-def test_dumps_are_numbered_and_can_be_loaded(graph: Graph, tmp_path: Path) -> None:
-    made = run_passes(graph, "abs,late", CATALOG, watch=Watch(dump=tmp_path / "deep" / "dumps"))
+def test_dumps_are_numbered_and_can_be_loaded_and_steps_that_change_nothing_leave_none(graph: Graph, tmp_path: Path) -> None:
+    made = run_passes(graph, "abs,late,restless", CATALOG, watch=Watch(dump=tmp_path / "deep" / "dumps"))
     files = sorted(p.name for p in (tmp_path / "deep" / "dumps").iterdir())
-    assert files == ["00-input.edge", "01-abs.edge", "02-late.edge"]
-    assert show(load(tmp_path / "deep" / "dumps" / "02-late.edge")) == show(made)
+    assert files == ["00-input.edge", "01-abs.edge", "03-restless.edge"]
+    assert show(load(tmp_path / "deep" / "dumps" / "03-restless.edge")) == show(made)
 
 
 def test_a_dump_folder_that_cannot_be_made_is_bad_input(graph: Graph, tmp_path: Path) -> None:
