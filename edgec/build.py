@@ -19,7 +19,7 @@ from edgec.ir.graph import Graph
 from edgec.isa import Isa, cpu_isa
 from edgec.lang import text
 from edgec.onnx import Model, import_model
-from edgec.pipeline import Context, Watch, run_passes
+from edgec.pipeline import Context, Pipeline, Watch, run_passes
 from edgec.samples import ranges
 from edgec.target import Target, find
 
@@ -63,9 +63,10 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
     check_place(place)
     made = compile_graph(graph, machine, name, progress=progress, cancelled=cancelled, watch=watch, disabled=disabled, limit=limit,
                          optimize_for=optimize_for)
+    said = list[str]()                                         # about this machine's cache: no part of the bundle
     with _reproducible(graph, machine, watch):
         objects = compile_kernels(made.schedule.plans, made.isa, jobs=jobs, cache_dir=cache, progress=lambda d, n, _: tell("kernels", d, n),
-                                  cancelled=cancelled, note=notes.append, origins=_origins(made.schedule))
+                                  cancelled=cancelled, note=said.append, origins=_origins(made.schedule))
     tell("bundle", 0, 1)
     write_bundle(place, made.schedule.program, made.schedule.weights, objects, isa=made.isa, target=made.target.name,
                  target_text=made.target.text(), model_sha256=_digest(model), cc=cc,
@@ -74,7 +75,7 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
                           "shapes": {k: list(v) for k, v in (shapes or {}).items()},
                           "inputs": list(inputs or ()), "outputs": list(outputs or ())},
                  extra={"notes": [*notes, *made.context.notes], "report": report(made), "input_ranges": ranges(graph)})
-    notes += made.context.notes
+    notes += [*made.context.notes, *said]
     tell("bundle", 1, 1)
     return Bundle(place)
 
@@ -111,7 +112,7 @@ def compile_graph(  # noqa: PLR0913  one keyword for each flag of the command li
         return Built(final, schedule(final, isa, re.sub(r"\W", "_", name)), machine, isa, context)
 
 
-def optimize(graph: Graph, target: str | Path | None = None, passes: str | Sequence[str] | None = None) -> Graph:
+def optimize(graph: Graph, target: str | Path | None = None, passes: Pipeline | None = None) -> Graph:
     """The graph after a pipeline: the default one for a target, else the one that needs none, unless `passes` says which."""
     known = access.module("passes.catalog")
     pipeline = passes if passes is not None else known.DEFAULT if target is not None else known.PORTABLE
