@@ -4,8 +4,8 @@ Constants are computed in float64 and rounded once, to the element type of the r
 A rule that would store more weights than before, lose a number to infinity, or make a value of another type, does not hold.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -280,12 +280,8 @@ def _agree(old: Sequence[Any], new: Sequence[Any]) -> bool:
     return len(old) == len(new) and all(a == b or not (isinstance(a, int) and isinstance(b, int)) for a, b in zip(old, new, strict=True))
 
 
-def fires(rules: Sequence[Rule], graph: Graph) -> Mapping[str, int]:
-    """How often each rule is used when all of them run over a graph."""
-    counts = {r.name: 0 for r in rules}
-
-    def count(name: str, _: Node) -> None:
-        counts[name] += 1
-
-    rewrite(graph, rules, did=count)
-    return MappingProxyType(counts)
+def fires(rules: Sequence[Rule], graph: Graph) -> Counter[str]:
+    """How often each rule is used when all of them run over a graph; rules that are not used count zero."""
+    counts = Counter({r.name: 0 for r in rules})
+    rewrite(graph, rules, did=lambda name, _: counts.update([name]))
+    return counts

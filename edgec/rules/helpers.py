@@ -142,7 +142,7 @@ def grouped(vector: Array, weight: Any, group: int) -> Array:
     """A vector over the input channels of a convolution, laid along its weight: each output channel sees those of its group."""
     outputs, seen = weight.array.shape[:2]
     rows = np.reshape(vector, (group, seen))[np.arange(outputs) // (outputs // group)]
-    return rows.reshape(outputs, seen, *[1] * (weight.array.ndim - 2))
+    return np.reshape(rows, (outputs, seen, *[1] * (weight.array.ndim - 2)))
 
 
 def insert(items: Sequence[Any], at: int, item: Any) -> list[Any]:

@@ -116,7 +116,7 @@ class Matcher:
 
     def _no(self, match: Match, reason: Callable[[], str], bonus: int = 0) -> None:
         far = len(match.names) + 4 * len(match.nodes) + bonus
-        if far >= self._far:
+        if far > self._far:
             self._far, self._reason = far, reason
 
     def _node(self, pattern: syntax.Pattern, node: Node, match: Match) -> Iterator[Match]:

@@ -14,6 +14,7 @@ import numpy as np
 from edgec.ir.graph import Array, Graph, Node, Value
 from edgec.ir.types import Tensor, numpy_dtype
 from edgec.lang import expr, syntax
+from edgec.rules import facts
 from edgec.rules.match import Rule
 from edgec.rules.site import plain
 
@@ -26,8 +27,8 @@ class Specimen:
     """A graph to be: `shapes` and `dtypes` of operands by name, explicit `numbers`, `attrs` by the number of the node in the pattern.
 
     `fills` says how an operand is filled, `absent` which optional ones are left out, `same` which operand is another one, `taps` which
-    nodes' outputs (node, output) are results too, `readers` which have one more reader, `shared` which weights have; `deep` puts nodes
-    before the inputs and behind the result; `unknown` leaves the shapes of inputs open.
+    nodes' outputs (node, output) are results too, `wide` which nodes have all their outputs, `readers` which have one more reader,
+    `shared` which weights have; `deep` puts nodes before the inputs and behind the result; `unknown` leaves the shapes of inputs open.
     """
 
     what: str
@@ -40,6 +41,7 @@ class Specimen:
     absent: frozenset[str] = frozenset()
     same: Mapping[str, str] = field(default_factory=dict)
     taps: frozenset[tuple[int, int]] = frozenset()
+    wide: frozenset[int] = frozenset()
     readers: frozenset[int] = frozenset()
     shared: frozenset[str] = frozenset()
     deep: str = ""
@@ -47,7 +49,7 @@ class Specimen:
     unknown: bool = False
 
     def but(self, what: str, **changes: Any) -> "Specimen":
-        """This one with something else."""
+        """The same with something else."""
         return replace(self, what=f"{self.what}, {what}" if self.what else what, **changes)
 
 
@@ -89,8 +91,10 @@ def examples(rule: Rule) -> Iterator[Specimen]:
                     attrs[k][want.key] = values[want.value.name]
         for ops in product(*(n.operators for n in nodes)):
             chosen = "" if all(len(n.operators) == 1 for n in nodes) else f" with {', '.join(ops)}"
-            yield Specimen(f"example {i + 1}{chosen}", ops, shapes, {n: s.dtype for n, s in said.items() if s.dtype is not None},
-                           {n: v for n, v in values.items() if n in operands}, attrs, absent=frozenset(n for n in operands if n not in said))
+            dtypes = {n: s.dtype for n, s in said.items() if s.dtype is not None}
+            numbers = {n: v for n, v in values.items() if n in operands}
+            absent = frozenset(n for n in operands if n not in said)
+            yield Specimen(f"example {i + 1}{chosen}", ops, shapes, dtypes, numbers, attrs, absent=absent)
 
 
 class _Build:
@@ -124,9 +128,10 @@ class _Build:
         while operands and operands[-1] is None:
             operands.pop()
         i = len(self.made)
-        count = 1 + max((k for n, k in self.plan.taps if n == i), default=0)
+        op, attrs = self.plan.ops[i], MappingProxyType(dict(self.plan.attrs.get(i, {})))
+        count = facts.results(op) if i in self.plan.wide else 1 + max((k for n, k in self.plan.taps if n == i), default=0)
         outputs = tuple(Value(f"made{i}" + (f".{k}" if k else "")) for k in range(count))
-        self.made.append(Node(self.plan.ops[i], tuple(operands), outputs, MappingProxyType(dict(self.plan.attrs.get(i, {}))), origin=f"n{i}"))
+        self.made.append(Node(op, tuple(operands), outputs, attrs, origin=f"n{i}"))
         self.nodes.append(self.made[-1])
         if pattern.name:
             self.bound[pattern.name] = outputs[0]
@@ -175,7 +180,11 @@ class _Build:
         if not kind.startswith(("f", "bf")):
             low = 0 if kind.startswith("u") else -5
             made = self.rng.integers(1 if constant else low, 6, shape)
-            return np.asarray(-made if fill == "negative" and low else np.zeros(shape) if fill == "zero" else made).astype(numpy_dtype(kind))
+            if fill == "large":
+                made = np.iinfo(numpy_dtype(kind)).max // 2 - made
+            if fill == "negative" and low:
+                made = -made
+            return np.asarray(made * 0 if fill == "zero" else made).astype(numpy_dtype(kind))
         real = self.rng.standard_normal(shape)
         if constant:
             real = np.abs(real) + 0.5
