@@ -1,6 +1,7 @@
 """The examples do what they say; examples/run.sh itself is run by tests/run.sh."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -82,9 +83,8 @@ def test_two_models_in_one_program(folder: Path) -> None:
     assert expected["both"] > 170
 
 
+@pytest.mark.parametrize("folder", ["host"], indirect=True)
 def test_the_cmake_project_builds_and_runs(folder: Path) -> None:
-    if not folder.name.startswith("host"):
-        pytest.skip("CMake is tried with the compiler of this machine only")
     cmake = needs("cmake")
     run(cmake, "-S", EXAMPLES / "cpp", "-B", folder / "cmake", f"-DBUNDLES={folder}")
     run(cmake, "--build", folder / "cmake")
@@ -96,6 +96,15 @@ def test_quickstart() -> None:
     labels, guesses = (line.split()[1:] for line in lines[-2:])
     assert len(labels) == len(guesses) == 10
     assert sum(a == b for a, b in zip(labels, guesses, strict=True)) >= 8
+
+
+@pytest.mark.parametrize("name", [*NAMES, "digits_transformer"])
+def test_a_bundle_is_as_accurate_as_onnx_runtime(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    edgec.build(MODELS / f"{name}.onnx", output=tmp_path / "bundle")
+    lines = run(sys.executable, EXAMPLES / "accuracy.py", tmp_path / "bundle", MODELS / f"{name}.onnx", MODELS / "digits_test.npz").splitlines()
+    ours, theirs = (float(re.search(r"([\d.]+)%", line)[1]) for line in lines)  # type: ignore[index]
+    assert ours == pytest.approx(theirs, abs=0.2)
 
 
 @pytest.mark.parametrize("model", sorted(MODELS.glob("*.onnx")), ids=lambda p: p.stem)
