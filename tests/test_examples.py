@@ -101,8 +101,9 @@ def test_quickstart() -> None:
 @pytest.mark.parametrize("name", [*NAMES, "digits_transformer"])
 def test_a_bundle_is_as_accurate_as_onnx_runtime(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    edgec.build(MODELS / f"{name}.onnx", output=tmp_path / "bundle")
-    lines = run(sys.executable, EXAMPLES / "accuracy.py", tmp_path / "bundle", MODELS / f"{name}.onnx", MODELS / "digits_test.npz").splitlines()
+    model = MODELS / f"{name}.onnx"
+    edgec.build(model, output=tmp_path / "bundle")
+    lines = run(sys.executable, EXAMPLES / "accuracy.py", tmp_path / "bundle", model, MODELS / "digits_test.npz").splitlines()
     ours, theirs = (float(re.search(r"([\d.]+)%", line)[1]) for line in lines)  # type: ignore[index]
     assert ours == pytest.approx(theirs, abs=0.2)
 
