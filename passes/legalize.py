@@ -1,7 +1,7 @@
 """legalize: operators that no kernel is written for become some that have one.
 
-First parts are put together that make up an operator with a kernel of its own (`recompose.rules`: layer norm, GELU, softmax written
-out by an exporter), then whole operators are taken apart: norms into reductions and arithmetic, Split into Slices, Einsum into
+First parts are put together that make up an operator with a kernel of its own (`recompose.rules`: GELU, SiLU, softmax written out by
+an exporter), then whole operators are taken apart: norms into reductions and arithmetic, Split into Slices, Einsum into
 products of matrices.
 """
 
@@ -14,15 +14,14 @@ from edgec.pipeline import Context
 from passes.changes import contractions, dequantize, moves, reductions, rulebook
 
 CHANGES = rulebook.merged(dequantize.CHANGES, reductions.CHANGES, contractions.CHANGES, moves.CHANGES)
-RULES = ("recompose.rules", "legalize.rules")
+RULES = "recompose.rules"
 
 
 def run(graph: Graph, context: Context) -> Graph:
     """The graph without the operators of `CHANGES`, where their shapes are known."""
-    graph = rulebook.apply(graph, context, RULES[0])
-    return prune(rulebook.apply(sweep(graph, CHANGES, context), context, RULES[1]))
+    return prune(sweep(rulebook.apply(graph, context, RULES), CHANGES, context))
 
 
 def rewrites() -> Iterable[str]:
     """The names of everything it does."""
-    return rulebook.names(CHANGES, *RULES)
+    return rulebook.names(CHANGES, RULES)
