@@ -93,6 +93,7 @@ def test_what_one_branch_makes_is_not_seen_in_the_other() -> None:
     ("%x: f32[1,8,2,3]", "", "DepthToSpace(%x) {blocksize=2}", "1,2,4,6", "Reshape Transpose Reshape"),
     ("%x: f32[1,8,2,3]", "", 'DepthToSpace(%x) {blocksize=2, mode="CRD"}', "1,2,4,6", "Reshape Transpose Reshape"),
     ("%x: f32[1,2,4,6]", "", "SpaceToDepth(%x) {blocksize=2}", "1,8,2,3", "Reshape Transpose Reshape"),
+    ("%x: f32[1,2,4,6]", "", 'SpaceToDepth(%x) {blocksize=2, mode="CRD"}', "1,8,2,3", "Reshape Transpose Reshape"),
     ("%x: f32[2,5]", "%i: i64[] = splat -2", "Gather(%x, %i) {axis=1}", "2", "Slice Reshape"),
     ("%x: f32[2,5]", "%i: i64[2] = dense [1, 3]", "Gather(%x, %i) {axis=1}", "2,2", "Slice"),
     ("%x: f32[2,5]", "%i: i64[2] = dense [3, 1]", "Gather(%x, %i) {axis=1}", "2,2", "Gather"),

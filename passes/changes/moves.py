@@ -100,7 +100,8 @@ def space_to_depth(node: Node, edit: Sweep) -> Sequence[Value] | None:
     if source is None or known is None or result is None:
         return None
     (n, c, h, w), b, draft = known, node.attrs["blocksize"], Draft(edit, node)
-    return [draft.reshape(draft.transpose(draft.reshape(source, (n, c, h // b, b, w // b, b)), (0, 3, 5, 1, 2, 4)), result)]
+    order = (0, 3, 5, 1, 2, 4) if node.attrs.get("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    return [draft.reshape(draft.transpose(draft.reshape(source, (n, c, h // b, b, w // b, b)), order), result)]
 
 
 CANONICAL: Changes = {"Slice": (full_slice,), "Pad": (full_pad,)}
