@@ -3,7 +3,7 @@
 import hashlib
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from edgec.codegen.bundle import check_place, write_bundle
 from edgec.codegen.object import compile_kernels
 from edgec.codegen.schedule import Schedule, schedule
 from edgec.errors import Cancelled, EdgecError, UsageError
+from edgec.ir.edit import without
 from edgec.ir.graph import Graph
 from edgec.isa import Isa, cpu_isa
 from edgec.lang import text
@@ -109,7 +110,14 @@ def compile_graph(  # noqa: PLR0913  one keyword for each flag of the command li
         isa = replace(isa, extra=(*isa.extra, ("optimize", "size")))
     tell("schedule", 0, 1)
     with _reproducible(graph, machine, watch):
-        return Built(final, schedule(final, isa, re.sub(r"\W", "_", name)), machine, isa, context)
+        return Built(final, schedule(final, isa, re.sub(r"\W", "_", name), lambda origins: _cut(graph, origins)), machine, isa, context)
+
+
+def _cut(graph: Graph, origins: Collection[str]) -> str:
+    """How to build the model without the nodes of these origins."""
+    parts = {part for origin in origins for part in origin.split("+")}
+    edge = without(graph, [n for n in graph.nodes if n.origin in parts])
+    return f"\n--outputs {','.join(edge)} cuts them off" if edge else ""
 
 
 def optimize(graph: Graph, target: str | Path | None = None, passes: Pipeline | None = None) -> Graph:

@@ -1,12 +1,12 @@
 """The door to ONNX: files, bytes and protobufs come in as graphs of one normalized opset, graphs go out as models."""
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from edgec.errors import BadInput, EdgecError, UnsupportedModel
-from edgec.ir.edit import prune, rename
-from edgec.ir.graph import Graph, Node, Value, captured
+from edgec.ir.edit import prune, reads, rename, without
+from edgec.ir.graph import Graph, Value
 from edgec.ir.types import Tensor
 from edgec.onnx_bind import bind
 from edgec.onnx_load import Model, load, versions
@@ -35,7 +35,8 @@ def import_model(
     except EdgecError:
         raise
     except Exception as problem:  # noqa: BLE001  a damaged file can break onnx and numpy in any way
-        raise BadInput(f"the model is damaged: {problem}") from None
+        what = f"it refers to {problem}, which does not exist" if isinstance(problem, LookupError) else problem
+        raise BadInput(f"the model is damaged: {what}") from None
     if inputs or outputs:
         graph = _cut(graph, inputs or (), outputs or (), declared)
     graph = prune(graph)
@@ -52,18 +53,18 @@ def _cut(graph: Graph, inputs: Sequence[str], outputs: Sequence[str], declared: 
     graph = replace(graph, outputs=ends)
     if not inputs:
         graph = prune(graph)
-        read_ = {v for n in graph.nodes for v in _reads(n)} | set(ends)
+        read_ = {v for n in graph.nodes for v in reads(n)} | set(ends)
         return replace(graph, inputs=tuple(v for v in graph.inputs if v in read_))
     starts = tuple(_named(named, i, "inputs") for i in inputs)
     graph = prune(replace(graph, inputs=(*starts, *(v for v in graph.inputs if v not in starts)),
                           nodes=tuple(n for n in graph.nodes if not set(n.outputs) & set(starts))))
     for node in graph.nodes:
-        for v in _reads(node):
+        for v in reads(node):
             if v in graph.inputs and v not in starts:
                 raise BadInput(f"{node.label} still needs the input {v.name!r}: name it among the --inputs, too")
     made = {*starts, *graph.weights, *(v for n in graph.nodes for v in n.outputs)}
     for node in graph.nodes:
-        for v in _reads(node):
+        for v in reads(node):
             if v not in made:
                 raise BadInput(f"{node.label} needs {v.name!r}, which the cut takes away: name it among the --inputs, too")
     typed = _typed(whole, starts, declared)
@@ -92,12 +93,6 @@ def _named(named: Mapping[str, Value], name: str, flag: str) -> Value:
     raise BadInput(f"--{flag} names {name!r}, which the model does not have{hint}")
 
 
-def _reads(node: Node) -> Iterable[Value]:
-    yield from (v for v in node.inputs if v is not None)
-    for _, body in node.bodies:
-        yield from captured(body)
-
-
 def _some(names: Sequence[str], most: int = 6) -> str:
     return ", ".join(map(repr, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
 
@@ -111,12 +106,6 @@ def _refuse_unknown(graph: Graph) -> None:
     for node in unknown:
         kinds.setdefault(node.op, []).append(node.origin)
     named = "; ".join(f"{op} ({_some(names)})" for op, names in kinds.items())
-    tainted: set[Value] = set()
-    for node in graph.nodes:
-        if not has(node.op) or any(not has(n.op) for _, b in node.bodies for _, n in b.walk()) or any(v in tainted for v in _reads(node)):
-            tainted.update(node.outputs)
-    made = {v for n in graph.nodes for v in n.outputs}
-    edge = [v.name for v in graph.outputs if v not in tainted and v in made]
-    edge += [v.name for n in graph.nodes if tainted.intersection(n.outputs) for v in _reads(n) if v in made and v not in tainted]
-    advice = f"; --outputs {','.join(dict.fromkeys(edge))} cuts them off" if edge else ""
+    edge = without(graph, [n for n in graph.nodes if not has(n.op) or any(not has(inner.op) for _, b in n.bodies for _, inner in b.walk())])
+    advice = f"; --outputs {','.join(edge)} cuts them off" if edge else ""
     raise UnsupportedModel(f"edgec does not know {named}{advice}", [n.origin for n in unknown])

@@ -1,6 +1,6 @@
 """From a graph of kernels to a Program: plans, memory, weights, steps."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,8 +16,8 @@ from edgec.ir.layout import View
 from edgec.ir.types import dtype_bits
 from edgec.isa import Isa
 from edgec.kernels import plan_map
-from edgec.kernels.expr import ELEMENTWISE
 from edgec.kernels.base import KernelPlan, Operands, Planned
+from edgec.kernels.expr import ELEMENTWISE
 from edgec.kernels.plan import packed, plan
 
 _ALIGN, _LEAST_ALIGN = 64, 8
@@ -43,37 +43,41 @@ class _Step:
     views: Mapping[Value, Place] = field(default_factory=dict)
 
 
-def schedule(graph: Graph, isa: Isa, name: str, progress: Callable[[str], None] | None = None) -> Schedule:
-    """The schedule of a graph whose nodes are kernels and views. UnsupportedModel lists every node that no kernel is written for."""
+def schedule(graph: Graph, isa: Isa, name: str, advise: Callable[[Collection[str]], str] = lambda _: "") -> Schedule:
+    """The schedule of a graph whose nodes are kernels and views.
+
+    UnsupportedModel lists every node that no kernel is written for, and what `advise` says for their origins.
+    """
     places = Places(graph)
     steps, refused = _steps(graph, places, isa)
     if refused:
-        lines = "\n".join(f"  {label}: {why}" for label, why in refused)
-        raise UnsupportedModel(f"no kernel can be made for {len(refused)} node{'s' * (len(refused) != 1)}:\n{lines}", [label for label, _ in refused])
+        lines = "\n".join(f"  {node.label}: {why}" for node, why in refused)
+        many = f"{len(refused)} node{'s' * (len(refused) != 1)}"
+        raise UnsupportedModel(f"no kernel can be made for {many}:\n{lines}{advise({n.origin for n, _ in refused})}", [n.label for n, _ in refused])
     return _Assembly(graph, places, steps, isa, identifier(name)).run()
 
 
-def _steps(graph: Graph, places: Places, isa: Isa) -> tuple[list[_Step], list[tuple[str, str]]]:
+def _steps(graph: Graph, places: Places, isa: Isa) -> tuple[list[_Step], list[tuple[Node, str]]]:
     operands = Operands.of(graph.weights, lambda v: places[v].view)
     steps: list[_Step] = []
-    refused: list[tuple[str, str]] = []
+    refused: list[tuple[Node, str]] = []
     for node in graph.nodes:
         if node.op in VIEW_OPS or node.op == "Concat":
             for source, view, place in places.copied.get(node, ()):
                 target = place.view if place.view.shape == view.shape else place.view.reshape(view.shape)
                 if target is None:
-                    refused.append((node.label, "its elements cannot be copied between these layouts"))
+                    refused.append((node, "its elements cannot be copied between these layouts"))
                     continue
                 part = Value(node.outputs[0].name, source.type if source.dims == view.shape else node.outputs[0].type)
                 made = plan_map.copy(source, view, part, target, isa)
                 if isinstance(made, str):
-                    refused.append((node.label, made))
+                    refused.append((node, made))
                 else:
                     steps.append(_Step(made, place, node.outputs[0], node, {source: _source(places, node, source)}))
             continue
         made = plan(node, isa, operands)
         if isinstance(made, str):
-            refused.append((node.label, made))
+            refused.append((node, made))
         else:
             steps.append(_Step(made, places[node.outputs[0]], node.outputs[0], node))
     return steps, refused

@@ -162,3 +162,22 @@ def attributes(**attrs: Any) -> Mapping[str, Any]:
 
 
 Rewrite = Callable[[Graph], Graph]
+
+
+def without(graph: Graph, nodes: Iterable[Node]) -> list[str]:
+    """Names of the values that a graph would have to return to do without some nodes and all that depends on them; empty when nothing is left."""
+    bad, tainted = set(nodes), set[Value]()
+    for node in graph.nodes:
+        if node in bad or any(v in tainted for v in reads(node)):
+            tainted.update(node.outputs)
+    made = {v for n in graph.nodes for v in n.outputs}
+    edge = [v.name for v in graph.outputs if v not in tainted and v in made]
+    edge += [v.name for n in graph.nodes if tainted.intersection(n.outputs) for v in reads(n) if v in made and v not in tainted]
+    return list(dict.fromkeys(edge))
+
+
+def reads(node: Node) -> Iterable[Value]:
+    """What a node reads, values that its bodies capture among them."""
+    yield from (v for v in node.inputs if v is not None)
+    for _, body in node.bodies:
+        yield from captured(body)
