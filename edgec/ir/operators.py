@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from edgec.ir.graph import Array, Node
+from edgec.ir.recurrent import recurrent
 from edgec.ir.windows import average_pool, convolve, lp_pool, max_pool, transposed
 
 Inputs = Sequence[Any]
@@ -80,7 +81,7 @@ def _gelu(node: Node, inputs: Inputs) -> list[Any]:
     x = inputs[0]
     if node.attrs.get("approximate", "none") == "tanh":
         return [_tanh_gelu(x)]
-    return [x * (error_function(x * np.sqrt(0.5, dtype=x.dtype)) + x.dtype.type(1)) * x.dtype.type(0.5)]
+    return [x * x.dtype.type(0.5) * (error_function(x * np.sqrt(0.5, dtype=x.dtype)) + x.dtype.type(1))]
 
 
 def _tanh_gelu(x: Array) -> Array:
@@ -155,6 +156,14 @@ def _fused_matmul(node: Node, inputs: Inputs) -> list[Any]:
     return [(a @ b) * a.dtype.type(node.attrs.get("alpha", 1.0))]
 
 
+def _gather_elements(node: Node, inputs: Inputs) -> list[Any]:
+    """Indices may cover a part of the data, and count from the end."""
+    data, indices = inputs
+    axis = node.attrs.get("axis", 0) % data.ndim
+    part = data[tuple(slice(None) if a == axis else slice(n) for a, n in enumerate(indices.shape))]
+    return [np.take_along_axis(part, np.where(indices < 0, indices + data.shape[axis], indices), axis)]
+
+
 def _zip_map(node: Node, inputs: Inputs) -> list[Any]:
     keys = node.attrs.get("classlabels_strings") or node.attrs["classlabels_int64s"]
     rows = inputs[0] if inputs[0].ndim > 1 else inputs[0][None]
@@ -226,6 +235,7 @@ OWN: Mapping[str, Callable[[Node, Inputs], list[Any]]] = {
     "MaxRoiPool": _roi_max, "Gelu": _gelu, "HardSwish": _hard_swish, "Mish": _mish,
     "GroupNormalization": _group_norm, "MeanVarianceNormalization": _mean_variance, "Multinomial": _multinomial,
     "LRN": _local_response, "LpNormalization": _unit_length, "Pad": _pad,
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), recurrent), "GatherElements": _gather_elements,
     "Erf": lambda _, k: [error_function(k[0])], "edgec.Reorder": lambda _, k: [k[0]],
     "ai.onnx.ml.ZipMap": _zip_map, "ai.onnx.ml.CategoryMapper": _category, "ai.onnx.ml.CastMap": _cast_map,
     "com.microsoft.Gelu": _gelu, "com.microsoft.FastGelu": _fast_gelu, "com.microsoft.BiasGelu": _bias_gelu,
