@@ -251,6 +251,36 @@ def test_numbers_are_rounded_once() -> None:
     assert list(made.weights.values()) == [np.float32(exact)]
 
 
+@pytest.mark.parametrize("condition", [
+    "rank(x) == 3", "dims(x) == [2, 3, 4]", 'dtype(x) == "f32"', "floating(x)", "static(x)", "uses(x) == 3", "dtype(r) == dtype(x)",
+    "shape_of(x) == [2, 3, 4]", "axes(a, x) == [0, 2]", "kept(x, a) == [1, 3, 1]", "channels(v, x) == [1, 2, 4]",
+    "channels(2, x, -1) == [2, 2, 2, 2]",
+    "per_channel(v, x)", "not per_channel(v, x, 2)", "not per_channel(m, x)", "ndim(v) == 2", "size(v) == 3", "scalar(size(v)) == 3",
+    "column(channels(v, x), 3, 1) == [[[1], [2], [4]]]", "power_of_two(v)", "not power_of_two(v + 1)", "nonzero(v)", "not nonzero(v - 1)",
+    "compose([1, 0, 2], [2, 1, 0], 3) == [2, 0, 1]", "perm([1, 0], 2) == [1, 0]", "identity(3) == [0, 1, 2]",
+    "padding([0, 0, 1, 0, 0, 2], 3) == [1, 2]", "sum_pads([1, 2], [3, 4]) == [4, 6]", "insert([1, 3], 1, 2) == [1, 2, 3]",
+    "sqrt(v)[1] * sqrt(v)[1] - v[1] < 0.001", "max(v, 3) == [[3], [3], [4]]", "len(v) == 3", "given(v)"])
+def test_helpers(condition: str) -> None:
+    """Each holds for x of 2 by 3 by 4 elements, v a column of 1, 2 and 4, and a the axes -1 and 0."""
+    text = (f"rule r Sum(r: Relu(x), Mul(x, const v), Add(x, const m), Cast(const a)) where {condition} => Neg(x) "
+            "example x: f32[2,3,4], v: f32[3,1], m: f32[3,4], a: i64[2]")
+    given = graph("(%x: f32[2,3,4]) { %v: f32[3,1] = dense [[1.0], [2.0], [4.0]]  %m: f32[3,4] = random 1 "
+                  "%a: i64[2,1,1] = dense [[[-1]], [[0]]]  %r = Relu(%x)  %p = Mul(%x, %v)  %q = Add(%x, %m)  %c = Cast(%a) {to=1} "
+                  "%u: f32[2,3,4] = Sum(%r, %p, %q, %c)  return %u }")
+    assert why_not(load(text)[0], given, given.nodes[-1]) is None
+
+
+@pytest.mark.parametrize(("condition", "why"), [
+    ("padding([1, 0, 0, 0, 0, 0], 3) == [0]", "the padding reaches beyond the spatial axes, or crops"),
+    ("padding([0, 0, -1, 0, 0, 0], 3) == [0]", "the padding reaches beyond the spatial axes, or crops"),
+    ("scalar([1, 2]) == 1", "the constant has more than one element"),
+    ("channels([[[1, 2]]], x) == 1", "the constant varies along more than axis 1"),
+    ("channels([[[[1]]]], x) == 1", "the constant has 4 axes, the tensor 3")])
+def test_helpers_without_an_answer_say_why(condition: str, why: str) -> None:
+    text = f"rule r Relu(x) where {condition} => Neg(x) example x: f32[2,3,4]"
+    assert reason(text, "(%x: f32[2,3,4]) { %y = Relu(%x)  return %y }") == why
+
+
 def test_alternatives() -> None:
     rule = load("rule r n: Neg|Abs(Relu(x)) where rank(n) == 1 => Exp(x) example x: f32[2]")
     made = rewrite(graph("(%x: f32[2]) { %a = Relu(%x)  %b = Neg(%a)  %c = Abs(%a)  %y = Add(%b, %c)  return %y }"), rule)
