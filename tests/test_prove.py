@@ -36,7 +36,7 @@ def test_every_mutant_is_rejected(mutant: Any) -> None:
     wrong = [sentence for sentence, _ in mistakes(mutant)]
     assert not any("helper" in w or "bound" in w or "example" in w for w in wrong)
     if not wrong:
-        assert any("does not fire" not in f for f in prove(Rule(mutant, "mutants.rules")))
+        assert any("does not fire" not in f for f in prove(Rule(mutant, "mutants.rules"), enough=1))
 
 
 def test_there_are_enough_mutants() -> None:

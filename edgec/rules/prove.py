@@ -42,25 +42,25 @@ class Proof:
     """How many nodes the result has more than the pattern, learned from the first example."""
 
 
-def prove(rule: Rule) -> list[str]:
+def prove(rule: Rule, enough: int = _ENOUGH) -> list[str]:
     """What is wrong with a rule, one sentence each; empty when it is proved."""
-    return proof(rule).failures
+    return proof(rule, enough).failures
 
 
-def proof(rule: Rule) -> Proof:
-    """The whole proof of a rule. It stops when enough is wrong."""
+def proof(rule: Rule, enough: int = _ENOUGH) -> Proof:
+    """The whole proof of a rule. It stops when `enough` is wrong."""
     with np.errstate(all="ignore"):
-        return _proof(rule)
+        return _proof(rule, enough)
 
 
-def _proof(rule: Rule) -> Proof:
+def _proof(rule: Rule, enough: int) -> Proof:
     made = Proof()
     for base in examples(rule):
         alone, inside = _try(rule, base, made), _try(rule, base.but("nodes around", deep="around"), made)
         if not alone and not inside:
             made.failures.append(f"{rule.name} does not fire on {base.what}")
         for plan in variations(rule, base):
-            if len(made.failures) >= _ENOUGH:
+            if len(made.failures) >= enough:
                 return made
             _try(rule, plan, made)
     return made
