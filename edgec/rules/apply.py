@@ -62,7 +62,7 @@ def rewrite(graph: Graph, rules: Sequence[Rule], may: Callable[[str], bool] = la
     At each node the rules are tried in their order. `may` says whether a rule may be used now, `did` hears of each use:
     the rule and the node that it was done to. EdgecError when the rules do not end.
     """
-    engine = _Engine(rules, may, did, 1000 + 50 * sum(1 for _ in graph.walk()))
+    engine = _Engine(rules, may, did, 200 + 50 * sum(1 for _ in graph.walk()))
     while True:
         made = engine.sweep(graph, None)
         if made is graph:
