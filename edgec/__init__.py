@@ -14,27 +14,31 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgec.build import build as build
-    from edgec.build import optimize as optimize
-    from edgec.bundle import Bundle as Bundle
-    from edgec.errors import BadInput as BadInput
-    from edgec.errors import Cancelled as Cancelled
-    from edgec.errors import DeviceError as DeviceError
-    from edgec.errors import DoesNotFit as DoesNotFit
-    from edgec.errors import EdgecError as EdgecError
-    from edgec.errors import SourceError as SourceError
-    from edgec.errors import ToolMissing as ToolMissing
-    from edgec.errors import UnsupportedModel as UnsupportedModel
-    from edgec.errors import UsageError as UsageError
-    from edgec.ir.graph import Graph as Graph
-    from edgec.onnx import import_model as import_onnx  # noqa: F401
-    from edgec.session import Session as Session
-    from edgec.session import load as load
-    from edgec.target import known as targets  # noqa: F401
-    from edgec.target import register as register_target  # noqa: F401
+    from edgec.build import build, optimize
+    from edgec.bundle import Bundle
+    from edgec.errors import (
+        BadInput,
+        Cancelled,
+        DeviceError,
+        DoesNotFit,
+        EdgecError,
+        SourceError,
+        ToolMissing,
+        UnsupportedModel,
+        UsageError,
+    )
+    from edgec.ir.graph import Graph
+    from edgec.onnx import import_model as import_onnx
+    from edgec.session import Session, load
+    from edgec.target import known as targets
+    from edgec.target import register as register_target
 
 __version__ = "0.1.0"
 
+__all__ = [
+    "BadInput", "Bundle", "Cancelled", "DeviceError", "DoesNotFit", "EdgecError", "Graph", "Session", "SourceError", "ToolMissing",
+    "UnsupportedModel", "UsageError", "__version__", "build", "import_onnx", "load", "optimize", "register_target", "targets",
+]
 _HOMES = {
     "Bundle": "edgec.bundle:Bundle", "Graph": "edgec.ir.graph:Graph", "Session": "edgec.session:Session", "build": "edgec.build:build",
     "import_onnx": "edgec.onnx:import_model", "load": "edgec.session:load", "optimize": "edgec.build:optimize",
@@ -42,8 +46,6 @@ _HOMES = {
     **{name: f"edgec.errors:{name}" for name in ("BadInput", "Cancelled", "DeviceError", "DoesNotFit", "EdgecError", "SourceError",
                                                  "ToolMissing", "UnsupportedModel", "UsageError")},
 }
-__all__ = [  # noqa: PLE0604 - the names of _HOMES, spelled out where a type checker reads them
-    "__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

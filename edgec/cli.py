@@ -97,7 +97,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     _check_flags(arguments, top, commands)
     args, rest = top.parse_known_args(arguments, argparse.Namespace(verbose=0, quiet=False, debug=False, json=False, progress="auto"))
     if args.command is None and not rest:
-        top.print_help()
+        top.print_help(sys.stderr)
         raise SystemExit(2)
     if rest:
         sub = commands.get(args.command, top)

@@ -83,11 +83,12 @@ def _bundle(args: argparse.Namespace, stack: ExitStack, console: Console) -> tup
         return made, args.model
     from edgec.build import build  # noqa: PLC0415
 
+    notes: list[str] = []
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgec-bench-")))
     made = build(args.bundle, args.target, folder / "made.edgec", name=args.bundle.stem, threads=args.threads or 1,
-                 shapes=options.shapes(args.shape, args.bundle), dims=options.dims(args.dim), progress=console.progress)
+                 shapes=options.shapes(args.shape, args.bundle), dims=options.dims(args.dim), progress=console.progress, notes=notes)
     console.end()
-    for note in made.manifest["notes"]:
+    for note in notes:
         console.note(note)
     return made, args.bundle
 

@@ -59,31 +59,32 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _bundle(args: argparse.Namespace, console: Console) -> None:
-    made = _build(args, args.output, console)
+    made, notes = _build(args, args.output, console)
     following = f"edgec run {shlex.quote(str(made.path))}"
     console.result(f"{made.summary()}\nnext: {following}")
-    console.data(facts(made) | {"next": following})
+    console.data(facts(made) | {"notes": notes, "next": following})
 
 
-def _build(args: argparse.Namespace, output: Path | None, console: Console) -> "Bundle":
+def _build(args: argparse.Namespace, output: Path | None, console: Console) -> tuple["Bundle", list[str]]:
+    """The bundle, and what was worth a note."""
     from edgec.build import build  # noqa: PLC0415 - slow to load, like everything heavy in commands
     from edgec.pipeline import Watch  # noqa: PLC0415
 
+    notes: list[str] = []
     made = build(args.model, args.target, output, **options.binding(args), threads=args.threads, optimize_for=args.optimize,
                  exact=args.exact, name=args.name, cc=args.cc, jobs=args.jobs, progress=console.progress, watch=Watch(dump=args.dump),
-                 disabled=_disabled(args), limit=args.limit)
+                 disabled=_disabled(args), limit=args.limit, notes=notes)
     console.end()
-    for note in made.manifest["notes"]:
+    for note in notes:
         console.note(note)
-    return made
+    return made, notes
 
 
 def facts(bundle: "Bundle") -> dict[str, Any]:
     """What a build tells as JSON."""
     manifest = bundle.manifest
     return {"bundle": str(bundle.path), "target": manifest["target"]["name"], "kernels": manifest["report"]["kernels"],
-            "macs": manifest["report"]["macs"], "predicted_ms": manifest["report"]["predicted_ms"], **manifest["sizes"],
-            "notes": manifest["notes"]}
+            "macs": manifest["report"]["macs"], "predicted_ms": manifest["report"]["predicted_ms"], **manifest["sizes"]}
 
 
 def _disabled(args: argparse.Namespace) -> list[str]:
@@ -171,5 +172,5 @@ def _source(made: "Built", args: argparse.Namespace, console: Console) -> bytes:
 def _object(args: argparse.Namespace, console: Console) -> bytes:
     """The object of a bundle that is thrown away."""
     with tempfile.TemporaryDirectory(prefix="edgec-") as folder:
-        made = _build(args, Path(folder) / "made.edgec", console)
+        made, _ = _build(args, Path(folder) / "made.edgec", console)
         return (made.path / f"{made.manifest['c_name']}.o").read_bytes()

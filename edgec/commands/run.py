@@ -48,8 +48,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
         save(args.out, outputs)
         console.note(f"outputs written to {args.out}")
     facts = {name: describe(array) for name, array in outputs.items()}
-    console.result(table([(name, f"{f['dtype']}{f['shape']}", _number(f["min"]), _number(f["mean"]), _number(f["max"]), f.get("values", ""))
-                          for name, f in facts.items()], ("output", "type", "min", "mean", "max", "values"), right=(2, 3, 4)))
+    rows = [(name, f"{f['dtype']}{f['shape']}", *(_number(f[k]) for k in ("min", "mean", "max")),
+             " ".join(map(_number, f.get("values", ())))) for name, f in facts.items()]
+    console.result(table(rows, ("output", "type", "min", "mean", "max", "values"), right=(2, 3, 4)))
     console.data({"outputs": facts, "emulator": session.emulator or None, "random": not args.arrays})
     return 0
 
