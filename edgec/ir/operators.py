@@ -236,6 +236,8 @@ OWN: Mapping[str, Callable[[Node, Inputs], list[Any]]] = {
     "GroupNormalization": _group_norm, "MeanVarianceNormalization": _mean_variance, "Multinomial": _multinomial,
     "LRN": _local_response, "LpNormalization": _unit_length, "Pad": _pad,
     **dict.fromkeys(("LSTM", "GRU", "RNN"), recurrent), "GatherElements": _gather_elements,
+    "Optional": lambda _, k: [_given(k, 0)], "OptionalGetElement": lambda _, k: [k[0]],  # an optional is its value, or None
+    "OptionalHasElement": lambda _, k: [np.array(_given(k, 0) is not None)],
     "Erf": lambda _, k: [error_function(k[0])], "edgec.Reorder": lambda _, k: [k[0]],
     "ai.onnx.ml.ZipMap": _zip_map, "ai.onnx.ml.CategoryMapper": _category, "ai.onnx.ml.CastMap": _cast_map,
     "com.microsoft.Gelu": _gelu, "com.microsoft.FastGelu": _fast_gelu, "com.microsoft.BiasGelu": _bias_gelu,

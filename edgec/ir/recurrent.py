@@ -32,7 +32,9 @@ _DEFAULTS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"], "R
 
 def recurrent(node: Node, inputs: Sequence[Any]) -> list[Any]:
     """The results Y, Y_h and, of an LSTM, Y_c."""
-    x, w, r, b, lengths, hidden_state, cell_state, peepholes = [*inputs, *[None] * (8 - len(inputs))]
+    operands: list[Any] = list(inputs)
+    operands += [None] * (8 - len(operands))
+    x, w, r, b, lengths, hidden_state, cell_state, peepholes = operands
     given = [hidden_state, cell_state] if node.op == "LSTM" else [hidden_state]
     batch_first, direction = node.attrs.get("layout", 0), node.attrs.get("direction", "forward")
     x = x.swapaxes(0, 1) if batch_first else x
