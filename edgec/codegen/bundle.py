@@ -29,6 +29,10 @@ from edgec.errors import BadInput, EdgecError
 from edgec.isa import Isa
 
 _SYSTEM = frozenset({"getauxval"})
+_POSIX = frozenset({"calloc", "free", *(f"pthread_{p}" for p in (
+    "create", "join", "mutex_init", "mutex_destroy", "mutex_lock", "mutex_unlock",
+    "cond_init", "cond_destroy", "cond_wait", "cond_broadcast"))})
+"""What the thread pool may leave for the C library to define."""
 
 
 def write_bundle(  # noqa: PLR0913 - a build has this much to say
@@ -160,7 +164,10 @@ def _compiled(folder: Path, file: str, source: str, chain: toolchain.ToolChain, 
 def _thread_pool(folder: Path, chain: toolchain.ToolChain) -> None:
     """Make libedgec_rt.so."""
     part = _compiled(folder, "pool.c", (folder / "edgec_rt.c").read_text(), chain, "-std=c11")
-    (folder / "part.o").write_bytes(elf.write(elf.merge([part], ["edgec_rt_create", "edgec_rt_destroy"], "edgec_rt")))
+    merged = elf.merge([part], ["edgec_rt_create", "edgec_rt_destroy"], "edgec_rt")
+    if foreign := sorted(set(merged.imports) - kernels.MEMORY - _POSIX):
+        raise EdgecError(f"the thread pool needs {', '.join(foreign)}, which no C library has")
+    (folder / "part.o").write_bytes(elf.write(merged))
     chain.link_shared(["part.o"], folder, "libedgec_rt.so")
     (folder / "part.o").unlink()
 

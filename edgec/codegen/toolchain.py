@@ -47,6 +47,8 @@ class ToolChain:
     def flags(self) -> tuple[str, ...]:
         """PLAIN as far as this compiler and architecture know it."""
         known = PLAIN if self.triple.startswith(("x86_64", "i686")) else PLAIN[:-1]
+        if self.triple.startswith("aarch64"):
+            known = (*known, "-mno-outline-atomics")   # else atomics are calls into the compiler's library, which a bundle does not bring
         return known if self.kind == "gcc" else (*known, "-fno-sanitize=all")
 
     def version(self) -> str:
