@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -163,9 +164,9 @@ for graph in (parse(constants), *(random_graph(seed, 40) for seed in range(12)))
 
 
 def test_folded_numbers_do_not_depend_on_the_machine() -> None:
-    from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__  # type: ignore[attr-defined]  # noqa: PLC0415
+    umath = import_module("numpy._core._multiarray_umath")
 
-    found = [f for f in __cpu_dispatch__ if __cpu_features__[f]]
+    found = [f for f in umath.__cpu_dispatch__ if umath.__cpu_features__[f]]
     results = [subprocess.run([sys.executable, "-c", PROGRAM], check=True, capture_output=True, text=True, cwd=Path(__file__).parent.parent,
                               env={**os.environ, **more}).stdout.split()
                for more in ({}, {"NPY_DISABLE_CPU_FEATURES": " ".join(found), "OPENBLAS_CORETYPE": "Prescott",
