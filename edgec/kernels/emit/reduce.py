@@ -1,15 +1,15 @@
 """Reductions and normalizations: each row (or group of vectors of rows) is walked once for each statistic, then once to write it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
 from edgec.kernels.base import vectors
 from edgec.kernels.emit.core import Accumulators, Index, Kernel, Vector, cast, const, function, hold, loop, when
+from edgec.kernels.emit.indexing import bases_of
 from edgec.kernels.emit.row import UNROLL, Element, Row, part
 from edgec.kernels.emit.vectormath import VectorMath
-from edgec.kernels.map import Loop
 from edgec.kernels.reduce import ReducePlan
 
 
@@ -33,32 +33,20 @@ class _Rows:
     def unit(self, u: Index) -> None:
         plan, lanes = self.plan, self.k.isa.lanes
         if plan.along:
-            _Operator(plan, self.k, self._bases(u, plan.kept), ()).emit()
+            _Operator(plan, self.k, bases_of(u, plan.kept, len(plan.args) + 1), ()).emit()
             return
         *outer, inner = plan.kept
         size = lanes * plan.group
         full, rest = divmod(inner.extent, size)
         groups = full + (rest > 0)
         g = hold(tirx.truncmod(u, groups), "i32", 1) if groups > 1 else 0
-        bases = [b + g * size * s for b, s in zip(self._bases(tirx.truncdiv(u, groups), outer), inner.strides, strict=True)]
+        bases = bases_of(tirx.truncdiv(u, groups), outer, len(plan.args) + 1)
+        bases = [b + g * size * s for b, s in zip(bases, inner.strides, strict=True)]
         alone = full == 0 or rest == 0
         if full:
             when(True if alone else g < full, lambda: _Operator(plan, self.k, bases, (lanes,) * plan.group).emit())
         if rest:
             when(True if alone else tirx.EQ(g, full), lambda: _Operator(plan, self.k, bases, vectors(rest, lanes)).emit())
-
-    def _bases(self, u: Index, loops: Sequence[Loop]) -> list[Index]:
-        """The offset of each operand (and of the logical index) in iteration u of some loops."""
-        bases: list[Index] = [0] * (len(self.plan.args) + 1)
-        for number, it in enumerate(reversed(loops)):
-            if it.extent == 1:
-                continue
-            last = number == len(loops) - 1
-            u = hold(u, "i32", 1)
-            i = u if last else hold(tirx.truncmod(u, it.extent), "i32", 1)
-            bases = [b + i * s if s else b for b, s in zip(bases, it.strides, strict=True)]
-            u = tirx.truncdiv(u, it.extent)
-        return [b if isinstance(b, int) else hold(b, "i32", 1) for b in bases]
 
 
 class _Operator(Row):
