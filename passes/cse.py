@@ -1,7 +1,8 @@
 """cse: what is computed twice is computed once, and equal weights are stored once.
 
 Two nodes are equal when operator, operands, attributes, device and types are. Nodes with bodies and nodes with random results
-are left alone. A body may use what the graph around it has made before.
+are left alone. A body may use what the graph around it has made before. Vectors of zeros or ones are equal only until they are
+trained, and code must not change with the numbers in the weights: these stay apart.
 """
 
 import hashlib
@@ -67,6 +68,8 @@ def _equal_weights(graph: Graph, context: Context) -> Mapping[Value, Value]:
     groups: dict[Hashable, list[tuple[tuple[Graph, ...], Value, Array]]] = {}
     for scope in scopes:
         for value, array in scope[-1].weights.items():
+            if _is_blank(array):
+                continue
             groups.setdefault((value.type, array.shape, _probe(array)), []).append((scope, value, array))
     instead: dict[Value, Value] = {}
     results = {v for scope in scopes for v in scope[-1].outputs}
@@ -91,6 +94,12 @@ def _scopes(graph: Graph, outer: tuple[Graph, ...]) -> Iterable[tuple[Graph, ...
         for _, body in node.bodies:
             if node.op != "edgec.Fused":
                 yield from _scopes(body, (*outer, graph))
+
+
+def _is_blank(array: Array) -> bool:
+    """Whether many reals are all one number."""
+    flat = array.reshape(-1)
+    return array.size > 1 and dtype_name(array.dtype) in {"f16", "bf16", "f32", "f64"} and bool((flat == flat[0]).all())
 
 
 def _probe(array: Array) -> Hashable:

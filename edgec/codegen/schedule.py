@@ -100,7 +100,7 @@ class _Assembly:
         self.number: dict[object, int] = {}
         self.weights: dict[int, bytes] = {}
         self.weights_bytes = 0
-        self.by_content: dict[bytes, int] = {}
+        self.stored: dict[tuple[Value, bytes], int] = {}
 
     def run(self) -> Schedule:
         ports_in = self._ports("input", self.graph.inputs)
@@ -186,10 +186,10 @@ class _Assembly:
         if what.args[position].role == "weight":
             array = packed(what, position, array)
         data = np.ascontiguousarray(array).tobytes()
-        number = self.by_content.get(data)
+        number = self.stored.get((place.root, data))          # what merely has the same numbers now is another weight: code must not depend on it
         if number is None:
             number = self._buffer(("weight", len(self.buffers)), Buffer(value.name, "weights", self.weights_bytes, len(data)))
-            self.by_content[data] = number
+            self.stored[place.root, data] = number
             self.weights[number] = data
             self.weights_bytes += -(-len(data) // _ALIGN) * _ALIGN
         return Operand(number, place.offset * dtype_bits(value.tensor.dtype) // 8)
