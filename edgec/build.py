@@ -11,6 +11,7 @@ from typing import Any
 
 from edgec import access
 from edgec.bundle import Bundle
+from edgec.codegen import toolchain
 from edgec.codegen.bundle import check_place, write_bundle
 from edgec.codegen.object import compile_kernels
 from edgec.codegen.schedule import Schedule, schedule
@@ -62,6 +63,7 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
     machine = find(target)
     place = Path(output) if output is not None else Path(f"{name}.{machine.name}.edgec")
     check_place(place)
+    toolchain.find(cpu_isa(machine).triple, cc)  # a missing compiler is told now, not when everything else is done
     made = compile_graph(graph, machine, name, progress=progress, cancelled=cancelled, watch=watch, disabled=disabled, limit=limit,
                          optimize_for=optimize_for)
     said = list[str]()                                         # about this machine's cache: no part of the bundle

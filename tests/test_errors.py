@@ -171,7 +171,7 @@ COMMANDS: dict[str, tuple[int, str, list[str]]] = {
     "nothing to disable": (USAGE, "did you mean", ["build", "tiny.onnx", "--disable", "folt"]),
     "no step to stop after": (USAGE, "did you mean fold?", ["build", "tiny.onnx", "--stop-after", "folt"]),
     "negative limit": (USAGE, "--limit", ["build", "tiny.onnx", "--limit=-1"]),
-    "unknown compiler": (1, "nocc", ["build", "tiny.onnx", "--cc", "nocc"]),
+    "unknown compiler": (USAGE, "nocc", ["build", "tiny.onnx", "--cc", "nocc"]),
     "output below a file": (INPUT, "cannot be written", ["build", "tiny.onnx", "-o", "tiny.onnx/a.edgec"]),
     "output is a file": (INPUT, "not a folder", ["build", "tiny.onnx", "-o", "tiny.onnx"]),
     "output is a folder of other things": (INPUT, "holds other files", ["build", "tiny.onnx", "-o", "."]),

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 
 from edgec.codegen.object import cache_home
-from edgec.errors import EdgecError, ToolMissing
+from edgec.errors import EdgecError, ToolMissing, UsageError
 
 PLAIN = ("-fPIC", "-fno-ident", "-fno-stack-protector", "-fno-asynchronous-unwind-tables", "-fno-unwind-tables", "-fno-common",
          "-U_FORTIFY_SOURCE", "-fcf-protection=none")
@@ -167,7 +167,7 @@ def find(triple: str, cc: str | None = None, *, executable: bool = False) -> Too
     """The first tool chain that works for a triple, and that links static executables when one is wanted.
 
     The order is `cc` (and then nothing else), TRIPLE-gcc, the host's own compiler, clang with lld, zig. ToolMissing when there is
-    none, EdgecError when `cc` does not work.
+    none, UsageError when `cc` does not work.
     """
     tried = list[str]()
     for chain in _candidates(triple, cc):
@@ -176,7 +176,7 @@ def find(triple: str, cc: str | None = None, *, executable: bool = False) -> Too
             return chain
         tried.append(chain.name)
         if cc:
-            raise EdgecError(f"the compiler {cc} cannot make files for {triple}: {problem}")
+            raise UsageError(f"the compiler {cc} cannot make files for {triple}: {problem}")
     reason = f"; {', '.join(tried)} cannot make files for it" if tried else ""
     raise ToolMissing(f"no C compiler and linker for {triple} was found{reason}", "pip install ziglang")
 

@@ -2,10 +2,12 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgec.commands.console import Console, table
+from edgec.commands.options import positive
 from edgec.commands.run import read_arrays
 from edgec.errors import BadInput
 
@@ -29,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tolerance", type=float, default=1e-4, metavar="E", help="the largest error that is allowed (default: 1e-4)")
     parser.add_argument("--per-kernel", action="store_true", help="compare each kernel's result, and name the first that differs")
     parser.add_argument("--seed", type=int, default=1, help="of the random inputs (default: 1)")
-    parser.add_argument("--threads", type=int, metavar="N", help="default: what the bundle was built for")
+    parser.add_argument("--threads", type=positive, metavar="N", help="default: what the bundle was built for")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -42,12 +44,16 @@ def run(args: argparse.Namespace, console: Console) -> int:
     same_model(bundle, args.model, console)
     expect, who = verify.reference(bundle, args.model)
     samples = None if args.inputs is None else _samples(args.inputs, session.inputs)
-    for scale in _SCALES:
+    best: dict[str, Agreement] = {}
+    for scale in _SCALES[:1] if samples else _SCALES:  # pictures of 0 to 255 move outputs that hardly change for numbers about 1
         feeds = _feeds(bundle, session.inputs, samples, abs(args.seed), scale)
-        found = _compare(verify.agreement, session.run, expect, feeds, args.tolerance)
-        if samples is not None or any(a.error is not None or a.why for a in found):
+        for a in _compare(verify.agreement, session.run, expect, feeds, args.tolerance):
+            if a.name not in best or (best[a.name].ok and (a.why or best[a.name].error is None)):
+                best[a.name] = a
+        if all(a.why or a.error is not None for a in best.values()):
             break
-        console.detail(f"no output changes enough with inputs of scale {scale:g}")
+        console.detail(f"some output changes too little with inputs of scale {scale:g}")
+    found = list(best.values())
     checked = any(a.error is not None for a in found)
     ok = checked and all(a.ok for a in found)
     first: dict[str, Any] | None = None
@@ -61,11 +67,15 @@ def run(args: argparse.Namespace, console: Console) -> int:
     where = f" under {session.emulator}" if session.emulator else ""
     console.result(f"{'equal' if ok else 'NOT EQUAL'} on {len(feeds)} inputs{where}; the reference is {who}")
     console.data({
-        "ok": ok, "reference": who, "emulator": session.emulator or None, "inputs": len(feeds), "scale": scale,
-        "outputs": {a.name: {"error": a.error, "tolerance": a.tolerance, "ok": a.ok, "checked": a.error is not None, "why": a.why or None}
-                    for a in found},
+        "ok": ok, "reference": who, "emulator": session.emulator or None, "inputs": len(feeds),
+        "outputs": {a.name: {**_facts(a), "tolerance": a.tolerance, "ok": a.ok, "checked": a.error is not None} for a in found},
         **({"first_kernel": first} if args.per_kernel else {})})
     return 0 if ok else _MISSED
+
+
+def _facts(a: "Agreement") -> dict[str, Any]:
+    """The error, where JSON has a number for it, and what is wrong."""
+    return {"error": a.error if a.error is not None and isfinite(a.error) else None, "why": a.why or None}
 
 
 def same_model(bundle: "Bundle", model: Path, console: Console) -> None:
@@ -120,6 +130,6 @@ def _kernels(bundle: "Bundle", args: argparse.Namespace, feeds: Sequence[Mapping
         console.detail(f"{found.number:4} {'no check' if a.error is None else f'{a.error:.2e}':>9} {a.name} ({found.origin})")
         if not a.ok:
             console.result(f"the first kernel that differs: step {found.number}, {found.origin}, which makes %{a.name}: it {a.why}")
-            return {"step": found.number, "kernel": found.kernel, "origin": found.origin, "result": a.name, "error": a.error, "why": a.why}
+            return {"step": found.number, "kernel": found.kernel, "origin": found.origin, "result": a.name, **_facts(a)}
     console.result(f"all {count} values that kernels make agree with the evaluator")
     return None
