@@ -224,3 +224,21 @@ def node_proto(node: Node, inputs: Iterable[str], outputs: Iterable[str], name: 
     kinds = attribute_kinds(node.op)
     made.attribute.extend(attribute_proto(k, v, kinds.get(k, 0)) for k, v in node.attrs.items() if not isinstance(v, Graph))
     return made
+
+
+def node_model(node: Node, constants: Mapping[int, Array]) -> onnx.ModelProto:
+    """A model of one node without bodies; its inputs are i0, i1… unless they are among `constants`, by position; its outputs o0, o1…"""
+    names = [f"i{k}" if v is not None else "" for k, v in enumerate(node.inputs)]
+    made = onnx.ModelProto(ir_version=onnx.IR_VERSION)
+    made.graph.name = "one"
+    made.graph.node.append(node_proto(node, names, [f"o{k}" for k in range(len(node.outputs))]))
+    for k, value in enumerate(node.inputs):
+        if k in constants:
+            made.graph.initializer.append(tensor_proto(constants[k], names[k]))
+        elif value is not None:
+            made.graph.input.add(name=names[k], type=type_proto(value.type))
+    for k, value in enumerate(node.outputs):
+        made.graph.output.add(name=f"o{k}", type=type_proto(value.type))
+    for domain in sorted({"", split_op(node.op)[0]}):
+        made.opset_import.add(domain=domain, version=VERSIONS.get(domain, 1))
+    return made

@@ -7,7 +7,7 @@ no weight value is part of it.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
 from edgec.ir.graph import Array, Value
 from edgec.ir.layout import Axis, View
@@ -15,6 +15,8 @@ from edgec.ir.types import dtype_bits
 from edgec.isa import Isa
 from edgec.kernels.expr import Expr
 
+_STRUCTURE = 256
+"""Elements that an operand may have which says how an operator works; larger ones are data."""
 Role = Literal["input", "weight", "output", "scratch"]
 
 
@@ -108,25 +110,31 @@ def extent(view: View) -> int:
 class Operands:
     """What a planner may ask about the values that a region touches: where they lie, and what is known of them when the model is built.
 
-    `ints` answers the elements of a constant integer tensor (pads, axes: structure, not weights), None for all others.
+    `ints` answers the elements of a constant integer tensor (pads, axes: structure, not weights), None for all others; `floats` those of
+    a constant f32 vector that is short enough for one number an axis (the scales of Resize).
     """
 
     view: Callable[[Value], View]
     constant: Callable[[Value], bool]
     ints: Callable[[Value], tuple[int, ...] | None]
+    floats: Callable[[Value], tuple[float, ...] | None] = lambda _: None
 
     @classmethod
     def of(cls, weights: Mapping[Value, Array], view: Callable[[Value], View]) -> "Operands":
         """The operands of a graph with these weights."""
-        return cls(view, lambda v: v in weights, lambda v: tuple(weights[v].reshape(-1).tolist()) if v in weights and weights[v].dtype.kind == "i" else None)
+        def elements(value: Value, kind: str) -> tuple[Any, ...] | None:
+            array = weights.get(value)
+            return tuple(array.reshape(-1).tolist()) if array is not None and array.dtype.kind == kind and array.size <= _STRUCTURE else None
+        return cls(view, lambda v: v in weights, lambda v: elements(v, "i"), lambda v: elements(v, "f"))
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan and the graph values of its arguments, in order, outputs and scratch left out."""
+    """A plan and the graph values of its arguments, in order, scratch left out; `outputs` are named only where a node makes several."""
 
     plan: KernelPlan
     inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...] = ()
 
 
 def fuse_axes(outer: Axis, inner: Axis) -> Axis | None:
