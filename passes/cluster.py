@@ -118,7 +118,7 @@ class _Cluster:
 
 
 _KINDS = {"Conv": "conv", "ConvTranspose": "conv", "MatMul": "gemm", "Gemm": "gemm", "MaxPool": "pool", "AveragePool": "pool",
-          "GlobalAveragePool": "pool", "GlobalMaxPool": "pool"}
+          "GlobalAveragePool": "pool", "GlobalMaxPool": "pool", "Resize": "resize"}
 
 
 def _static(value: Value) -> bool:

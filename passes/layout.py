@@ -46,7 +46,7 @@ def _settle(graph: Graph, isa: Isa) -> Graph:
             continue
         loose = [v for v in dict.fromkeys(node.inputs) if v is not None and v not in graph.weights and places[v].view != v.tensor.view]
         for group in (*([v] for v in loose), loose):
-            straight = Operands(lambda v, g=tuple(group): View.of(v.dims) if v in g else places[v].view, operands.constant, operands.ints)  # type: ignore[misc]
+            straight = Operands(lambda v, g=tuple(group): View.of(v.dims) if v in g else places[v].view, operands.constant, operands.ints, operands.floats)  # type: ignore[misc]
             if group and not isinstance(plan(node, isa, straight), str):
                 fresh = {v: Value(name(f"{v.name}.copy"), replace(v.tensor, layout=None)) for v in group}
                 copies = [Node("edgec.Reorder", (v,), (new,), origin=node.origin) for v, new in fresh.items()]

@@ -2,7 +2,7 @@
 
 import importlib.util
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +14,7 @@ import pytest
 
 from edgec.build import build, compile_graph
 from edgec.bundle import Bundle
+from edgec.ir.evaluate import evaluate
 from edgec.ir.graph import Array
 from edgec.lang.text import show
 from edgec.onnx import import_model
@@ -25,6 +26,7 @@ ort = pytest.importorskip("onnxruntime")
 MODELS = SHARED / "models"
 pytestmark = pytest.mark.skipif(not MODELS.is_dir(), reason="the shared models are not here")
 
+TOLERANCE = 1e-4
 BOUND: Mapping[str, Mapping[str, Any]] = {
     "squeezenet_fp32": {}, "squeezenet_fp16": {}, "mobilenetv1_025_128_fp32": {}, "resnet20_cifar10_fp32": {}, "mlperf_vww_mbv1_fp32": {},
     "mlperf_kws_dscnn_fp32": {}, "mlperf_ad_autoencoder_fp32": {}, "ultraface_rfb320": {}, "selfie_segmentation": {}, "mnist_opset8": {},
@@ -62,34 +64,65 @@ def bundle(name: str, target: str, folder: Path) -> Bundle:
     return build(model(name), target, folder / f"{name}.edgec", name=name, **BOUND.get(name, {}))
 
 
+def page(shape: tuple[int, ...], seed: int) -> Array:
+    """A page of written digits, dark on light: what a text detector answers to; elsewhere it says 1e-7 and no reference is exact enough."""
+    strings = np.load(MODELS / "data" / "mnist_strings500.npz")["x"][:, 0].astype(np.float32) / 255
+    sheet = np.zeros(shape[2:], np.float32)
+    for i, y in enumerate(range(10 + 7 * seed, shape[2] - 28, 60)):
+        line = strings[10 * seed + i]
+        sheet[y:y + line.shape[0], 20 + 9 * i:20 + 9 * i + line.shape[1]] = line[:, :shape[3] - 20 - 9 * i]
+    return np.broadcast_to(2 - 4 * sheet, shape).astype(np.float32)
+
+
+RANGES: Mapping[str, Callable[[Array], Array]] = {
+    "yunet_n_dynamic": lambda x: x * 60 + 120, "selfie_segmentation": lambda x: x * 0.25 + 0.5, "mlperf_vww_mbv1_fp32": lambda x: x * 0.25 + 0.5}
+"""Images as a model expects them: pixels of 0..255, of 0..1."""
+
+
 def feeds(made: Bundle, seed: int) -> dict[str, Array]:
+    name = made.manifest["name"]
     rng, given = np.random.default_rng(seed), dict[str, Array]()
     for port in made.manifest["inputs"]:
         shape, dtype = tuple(port["shape"]), port["dtype"]
         if dtype == "i64":
             given[port["name"]] = np.ones(shape, np.int64) if "mask" in port["name"] else rng.integers(0, 2000, shape)
+        elif name == "ppocrv3_det":
+            given[port["name"]] = page(shape, seed)
         elif len(shape) == 4:
-            given[port["name"]] = script("light").images(shape, seed).astype(np.float16 if dtype == "f16" else np.float32)
+            image = script("light").images(shape, seed)
+            given[port["name"]] = RANGES.get(name, lambda x: x)(image).astype(np.float16 if dtype == "f16" else np.float32)
         else:
             given[port["name"]] = rng.standard_normal(shape).astype(np.float32)
     return given
 
 
 def disagreement(name: str, made: Bundle, run: Callable[[Mapping[str, Array]], Mapping[str, Array]]) -> float:
-    """The largest error over the outputs: deviation over the spread of the reference between two inputs."""
+    """The largest error over the outputs: deviation from the reference over its spread between two inputs.
+
+    The reference is ONNX Runtime; where its own error against float64 is larger than what is allowed (its sigmoid is exact to 1e-7 and no
+    better, and some outputs are no larger than 1e-4), it is float64.
+    """
     reference = ort.InferenceSession(model(name).SerializeToString(), providers=["CPUExecutionProvider"])
     given = [feeds(made, seed) for seed in range(3)]
     wanted = [dict(zip([o.name for o in reference.get_outputs()], reference.run(None, f), strict=True)) for f in given]
     got = [run(f) for f in given]
+    errors = {o: _error(o, got, wanted) for o in wanted[0]}
+    if max(errors.values()) > TOLERANCE:
+        graph = import_model(model(name), static=True, notes=[], **BOUND.get(name, {}))
+        exact = [evaluate(graph, f, precise=True) for f in given]
+        errors = {o: _error(o, got, exact) if e > TOLERANCE < _error(o, wanted, exact) else e for o, e in errors.items()}
+    return max(errors.values())
+
+
+def _error(output: str, got: Sequence[Mapping[str, Array]], wanted: Sequence[Mapping[str, Array]]) -> float:
     worst = 0.0
-    for output in wanted[0]:
-        for i in range(3):
-            ref, other = wanted[i][output].astype(np.float64), wanted[(i + 1) % 3][output].astype(np.float64)
-            spread = np.abs(ref - other).max()
-            assert spread > 0.01 * np.abs(ref).max(), f"{output} hardly depends on the input: this would be no check"
-            error = np.abs(got[i][output].astype(np.float64) - ref).max() / spread
-            assert np.isfinite(error)
-            worst = max(worst, float(error))
+    for i in range(3):
+        ref, other = wanted[i][output].astype(np.float64), wanted[(i + 1) % 3][output].astype(np.float64)
+        spread = np.abs(ref - other).max()
+        assert spread > 0.01 * np.abs(ref).max(), f"{output} hardly depends on the input: this would be no check"
+        error = np.abs(got[i][output].astype(np.float64) - ref).max() / spread
+        assert np.isfinite(error)
+        worst = max(worst, float(error))
     return worst
 
 
@@ -109,7 +142,7 @@ def test_agrees_with_onnxruntime_here(name: str, tmp_path: Path) -> None:
     made = bundle(name, "host", tmp_path)
     check_sizes(name, made)
     session = made.load(poison=True)
-    assert disagreement(name, made, session.run) <= 1e-4
+    assert disagreement(name, made, session.run) <= TOLERANCE
     given = feeds(made, 7)
     once = session.run(given)
     for threads in (2, 4):
@@ -122,7 +155,7 @@ def test_agrees_with_onnxruntime_here(name: str, tmp_path: Path) -> None:
 def test_agrees_with_onnxruntime_on_cortex_a72(name: str, tmp_path: Path) -> None:
     made = bundle(name, "cortex-a72", tmp_path)
     check_sizes(name, made)
-    assert disagreement(name, made, made.load(poison=True).run) <= 1e-4
+    assert disagreement(name, made, made.load(poison=True).run) <= TOLERANCE
 
 
 @pytest.mark.parametrize("name", _named(set(BOUND) | {"detector"}))

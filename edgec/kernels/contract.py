@@ -17,7 +17,6 @@ from edgec.ir.graph import Array
 from edgec.ir.layout import Axis, View
 from edgec.kernels.base import Epilogue, KernelPlan
 
-
 PARTIAL = 256
 """Products that are summed in one chain: the error of a chain grows with its length, that of a sum of chains hardly more than with one."""
 

@@ -4,19 +4,18 @@
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from edgec.ir.graph import Array, Node, Value
 from edgec.ir.layout import View
 from edgec.isa import Isa
-from edgec.kernels import contract, pad, plan_contract, plan_map, plan_reduce, plan_window, window
+from edgec.kernels import contract, pad, plan_contract, plan_map, plan_reduce, plan_resize, plan_window, window
 from edgec.kernels.base import KernelPlan, Operands, Planned
 from edgec.kernels.region import Region, region
 
 _Planner = Callable[[Region, Isa, Operands], Planned | str]
 _ANCHORS: Mapping[str, _Planner] = {
     "Conv": plan_contract.convolution, "ConvTranspose": plan_contract.convolution, "MatMul": plan_contract.product, "Gemm": plan_contract.product,
-    "MaxPool": plan_window.pool, "AveragePool": plan_window.pool, "Pad": pad.pad,
+    "MaxPool": plan_window.pool, "AveragePool": plan_window.pool, "Pad": pad.pad, "Resize": plan_resize.resize,
     **dict.fromkeys(plan_reduce.OPERATORS, plan_reduce.reduction),
 }
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 
+from edgec.cost import choose_tile
 from edgec.ir.graph import Value
 from edgec.ir.layout import Axis, View
-from edgec.cost import choose_tile
 from edgec.isa import Isa
 from edgec.kernels import plan_window
 from edgec.kernels.base import Arg, Epilogue, Load, Operands, Planned, chunks, extent, fuse_axes, loads_of, traffic, vectors

@@ -16,7 +16,7 @@ _UNROLLED = 220
 _TASKS = 16
 
 
-def depthwise(region: Region, isa: Isa, operands: Operands, views: Sequence[View], ys: Taps, xs: Taps,  # noqa: PLR0913
+def depthwise(region: Region, isa: Isa, operands: Operands, views: Sequence[View], ys: Taps, xs: Taps,
               inputs: tuple[Value, Value, Value | None]) -> Planned | str:
     """A convolution with as many groups as channels; views as convolution() has arranged them."""
     x, y, *loads = views

@@ -1,6 +1,6 @@
 """Weights stored as integers: the scale moves behind the sum, so that kernels multiply by the stored numbers and storage stays small.
 
-    Conv(x, (q - 0) * s) + b  =  Conv(x, q) * s + b        s one number, or one for each output channel
+Conv(x, (q - 0) * s) + b  =  Conv(x, q) * s + b        s one number, or one for each output channel
 """
 
 from collections.abc import Sequence

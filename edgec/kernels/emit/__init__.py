@@ -6,9 +6,9 @@ from typing import Any
 from edgec.kernels.base import KernelPlan
 
 
-def emit(plan: KernelPlan, symbol: str) -> Any:  # noqa: ANN401  a tirx.PrimFunc: TVM has no types
+def emit(plan: KernelPlan, symbol: str) -> Any:
     """The PrimFunc `int32 symbol(void* operand…, int32 begin, int32 end)` of a plan."""
-    from edgec.kernels.emit import contract, map, pad, reduce, window  # noqa: A004, PLC0415
+    from edgec.kernels.emit import contract, map, pad, reduce, resize, window  # noqa: A004, PLC0415
 
-    emitters: dict[str, Callable[[Any, str], Any]] = {"contract": contract.emit, "map": map.emit, "pad": pad.emit, "reduce": reduce.emit, "window": window.emit}
+    emitters: dict[str, Callable[[Any, str], Any]] = {"contract": contract.emit, "map": map.emit, "pad": pad.emit, "reduce": reduce.emit, "resize": resize.emit, "window": window.emit}
     return emitters[plan.kind](plan, symbol)
