@@ -76,9 +76,14 @@ class Isa:
             line_bytes=of_memory("l1d", "line") or 64,
             dram_bytes_per_cycle=of_memory("dram", "bandwidth") / clock, l2_bytes_per_cycle=of_memory("l2", "bytes_per_cycle"),
             clock_hz=clock, l3_bytes_per_cycle=of_memory("l3", "bytes_per_cycle"),
-            extra=tuple(sorted((k, v) for k, v in unit.facts.items() if k not in _FIELDS)),
+            extra=tuple(sorted((k, _plain(v)) for k, v in unit.facts.items() if k not in _FIELDS)),
         )
 
+
+
+def _plain(value: object) -> object:
+    """The same number in one form, however it was written: facts are part of a kernel's identity."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def cpu_isa(target: "Target") -> Isa:

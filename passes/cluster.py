@@ -12,7 +12,7 @@ from edgec.ir.graph import Graph, Node, Value
 from edgec.ir.layout import Layout, View
 from edgec.ir.types import Tensor
 from edgec.isa import Isa, cpu_isa
-from edgec.kernels.base import Operands
+from edgec.kernels.base import Operands, Planned
 from edgec.kernels.expr import ELEMENTWISE
 from edgec.kernels.plan import plan
 from edgec.pipeline import Context
@@ -35,7 +35,8 @@ class _Cluster:
         self.graph, self.isa, self.most, self.context = graph, isa, most, context
         self.place = {n: i for i, n in enumerate(graph.nodes)}
         self.taken: dict[Node, Node] = {}
-        self.operands = Operands.of(graph.weights, lambda v: assumed_view(v, isa))
+        self.images = Operands.of(graph.weights, lambda v: assumed_view(v, isa))
+        self.rows = Operands.of(graph.weights, lambda v: View.of(v.dims))
 
     def run(self) -> Graph:
         made: dict[Node, list[Node]] = {}
@@ -84,11 +85,15 @@ class _Cluster:
                 best = list(region)
         return best
 
+    def _plan(self, node: Node, anchor: Node) -> Planned | str:
+        """The plan of a region as its operands will probably lie."""
+        return plan(node, self.isa, self.rows if anchor.op in ("MatMul", "Gemm") else self.images)
+
     def _escapes(self, value: Value, region: Sequence[Node]) -> bool:
         return value in self.graph.outputs or any(r not in region for r in self.graph.consumers.get(value, ()))
 
     def _plans(self, region: Sequence[Node]) -> bool:
-        return not isinstance(plan(self._node(region), self.isa, self.operands), str)
+        return not isinstance(self._plan(self._node(region), region[0]), str)
 
     def _node(self, region: Sequence[Node]) -> Node:
         """The Fused node of a region; a Cast of a weight that the anchor reads goes in with it."""
@@ -110,7 +115,7 @@ class _Cluster:
 
     def _fused(self, region: Sequence[Node]) -> Node | None:
         node = self._node(region)
-        answer = plan(node, self.isa, self.operands)
+        answer = self._plan(node, region[0])
         if isinstance(answer, str):
             self.context.note(f"{region[0].label}: {answer}")
             return None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from edgec.ir.graph import Array, Node, Value
 from edgec.ir.layout import View
 from edgec.isa import Isa
-from edgec.kernels import contract, pad, plan_contract, plan_map, plan_reduce, plan_resize, plan_window, window
+from edgec.kernels import contract, pad, plan_contract, plan_gather, plan_generic, plan_map, plan_reduce, plan_resize, plan_window, window
 from edgec.kernels.base import KernelPlan, Operands, Planned
 from edgec.kernels.region import Region, region
 
@@ -16,12 +16,20 @@ _Planner = Callable[[Region, Isa, Operands], Planned | str]
 _ANCHORS: Mapping[str, _Planner] = {
     "Conv": plan_contract.convolution, "ConvTranspose": plan_contract.convolution, "MatMul": plan_contract.product, "Gemm": plan_contract.product,
     "MaxPool": plan_window.pool, "AveragePool": plan_window.pool, "Pad": pad.pad, "Resize": plan_resize.resize,
-    **dict.fromkeys(plan_reduce.OPERATORS, plan_reduce.reduction),
+    **dict.fromkeys(plan_reduce.OPERATORS, plan_reduce.reduction), **dict.fromkeys(plan_gather.GATHERS | plan_gather.SCATTERS, plan_gather.gather),
 }
 
 
 def plan(node: Node, isa: Isa, operands: Operands) -> Planned | str:
-    """A kernel for a node (fused or not), or the reason why there is none."""
+    """A kernel for a node (fused or not), or the reason why there is none; TVM's for a plain node that no kernel of our own takes."""
+    made = _own(node, isa, operands)
+    if not isinstance(made, str) or node.op not in plan_generic.TABLE:
+        return made
+    generic = plan_generic.generic(node, isa, operands)
+    return f"{made}; through TVM: {generic}" if isinstance(generic, str) else generic
+
+
+def _own(node: Node, isa: Isa, operands: Operands) -> Planned | str:
     what = region(node)
     if isinstance(what, str):
         return what
