@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgec.codegen import weights
-from edgec.codegen.cpu import check_cpu_source
+from edgec.codegen.cpu import check_cpu_source, quick_check_source
 from edgec.codegen.manifest import ERRORS
 from edgec.codegen.program import Call, Operand, Port, Program
 from edgec.errors import EdgecError
@@ -80,7 +80,7 @@ def main(program: Program, identity: bytes, triple: str, requires: Sequence[str]
         "IN_DIMS": _dims(program.inputs), "OUT_DIMS": _dims(program.outputs),
         "IN_RANKS": sum(len(p.shape) for p in program.inputs), "OUT_RANKS": sum(len(p.shape) for p in program.outputs),
         "MESSAGES": "\n".join(f'    case {name}_{code}: return "{sentence}";' for code, sentence in ERRORS),
-        "CHECK_CPU": check_cpu_source(name, triple, requires),
+        "CHECK_CPU": check_cpu_source(name, triple, requires), "QUICK_CHECK_CPU": quick_check_source(name, triple, requires),
     })
 
 

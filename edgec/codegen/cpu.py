@@ -45,6 +45,11 @@ def check_cpu_source(name: str, triple: str, requires: Sequence[str]) -> str:
             f"  return what == NULL ? {name}_OK : {name}_CPU;\n}}\n")
 
 
+def quick_check_source(name: str, triple: str, requires: Sequence[str]) -> str:
+    """A line of NAME_run_args that refuses a processor, where asking takes no time: cpuid of x86 takes microseconds in a virtual machine."""
+    return f"  if ((code = {name}_check_cpu(NULL)) != 0) return code;\n" if requires and triple.startswith("aarch64") else ""
+
+
 _X86 = """/* Whether a bit of a cpuid register is set and the operating system keeps the registers that it needs. */
 static int has(uint32_t leaf, uint32_t subleaf, int which, int bit, uint32_t system) {
   uint32_t r[4], low = 0, high;

@@ -64,7 +64,7 @@ int32_t @NAME@_run_args(const @NAME@_args* a) {
   int32_t code;
   if (a == NULL) return @NAME@_NULL_ARG;
   if (a->size < sizeof(@NAME@_args) || a->abi != EDGEC_ABI || a->level != 0 || a->flags != 0) return @NAME@_ABI;
-  if ((code = check_weights(a->weights)) != 0) return code;
+@QUICK_CHECK_CPU@  if ((code = check_weights(a->weights)) != 0) return code;
   if ((code = check_memory(a->prepared, @PREPARED_BYTES@)) != 0) return code;
   if ((code = check_memory(a->arena, @ARENA_BYTES@)) != 0) return code;
   if ((code = check_memory(a->state, @STATE_BYTES@)) != 0) return code;
@@ -89,7 +89,8 @@ int32_t @NAME@_run_args(const @NAME@_args* a) {
 }
 
 int32_t @NAME@_prepare(const void* weights, void* prepared) {
-  int32_t code = check_weights(weights);
+  int32_t code = @NAME@_check_cpu(NULL);
+  if (code == 0) code = check_weights(weights);
   return code != 0 ? code : check_memory(prepared, @PREPARED_BYTES@);
 }
 

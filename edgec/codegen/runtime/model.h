@@ -43,10 +43,11 @@ typedef struct @NAME@_args {
   uint32_t step_count;      /* and run so many; 0 means all that follow */
 } @NAME@_args;
 
-/* Runs the model: 0, or an error code. */
+/* Runs the model: 0, or an error code. It asks for the processor's instructions only where that takes no time: elsewhere
+   call @NAME@_prepare or @NAME@_check_cpu once before. */
 int32_t @NAME@_run_args(const @NAME@_args* args);
 
-/* Fills `prepared` from `weights`, once before the first run; does nothing when @NAME@_PREPARED_BYTES is 0. */
+/* Looks at processor and weights, and fills `prepared`, once before the first run. Not needed when @NAME@_PREPARED_BYTES is 0. */
 int32_t @NAME@_prepare(const void* weights, void* prepared);
 
 /* The sentence for an error code; NULL for a code that does not exist. */

@@ -44,9 +44,7 @@ class Model:
     def __init__(self, path: str | None = None, threads: int = 1) -> None:
         """Load the bundle in folder `path`, or the one that this file is part of. RuntimeError when it cannot run here."""
         folder = Path(path) if path else Path(__file__).resolve().parent
-        facts = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        if facts["schema"] > SCHEMA or facts["abi"] > ABI:
-            raise RuntimeError("this model was made by a newer edgec than this run.py")
+        facts = manifest(folder / "manifest.json")
         machine = facts["requires"]["machine"]
         if machine != platform.machine():
             raise RuntimeError(f"this model is for {machine} and this machine is {platform.machine()}")
@@ -118,12 +116,31 @@ def pointer(array: np.ndarray[Any, Any]) -> int | None:
     return array.ctypes.data if array.size else None
 
 
+def manifest(path: Path) -> dict[str, Any]:
+    """Everything there is to know about the bundle, after a look at the checksum that it holds."""
+    try:
+        facts = json.loads(path.read_bytes())
+        digest, is_newer = facts.pop("manifest_sha256"), facts["schema"] > SCHEMA or facts["abi"] > ABI
+    except OSError as error:
+        raise RuntimeError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RuntimeError(f"{path} is damaged: {error}") from error
+    if is_newer:
+        raise RuntimeError("this model was made by a newer edgec than this run.py")
+    if digest != hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest():
+        raise RuntimeError(f"{path} is damaged: its checksum is not the one that it holds")
+    return dict(facts)
+
+
 def check(path: Path, digests: dict[str, str]) -> None:
     """Compare a file with its checksum."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
+    try:
+        with path.open("rb") as file:
+            for block in iter(lambda: file.read(1 << 20), b""):
+                digest.update(block)
+    except OSError as error:
+        raise RuntimeError(f"{path} cannot be read: {error.strerror}") from error
     if digest.hexdigest() != digests[path.name]:
         raise RuntimeError(f"{path} is damaged: its checksum is not the one in manifest.json")
 
@@ -132,6 +149,14 @@ def load(path: Path, digests: dict[str, str]) -> ctypes.CDLL:
     """Load a library after a look at its checksum."""
     check(path, digests)
     return ctypes.CDLL(str(path))
+
+
+def read(file: str) -> Any:
+    """The array in a .npy file."""
+    try:
+        return np.load(file)
+    except (EOFError, OSError, ValueError) as error:
+        raise RuntimeError(f"{file} cannot be read as an array: {getattr(error, 'strerror', None) or error}") from error
 
 
 def main() -> None:
@@ -148,7 +173,7 @@ def main() -> None:
         name = name if equals else names[at] if at < len(names) else ""
         if name not in names:
             raise ValueError(f"there is no input for {word}; the inputs are {', '.join(names)}")
-        feeds[name] = np.load(file[1:] if file.startswith("@") else file)
+        feeds[name] = read(file[1:] if file.startswith("@") else file)
     dice = np.random.default_rng(0)
     for port in model.inputs:
         if port["name"] not in feeds:
