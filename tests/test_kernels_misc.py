@@ -14,8 +14,9 @@ from edgec.ir.types import dtype_name
 from edgec.isa import Isa
 from edgec.kernels.base import Epilogue, Load, broadcast
 from edgec.kernels.expr import Expr, Instr
+from edgec.kernels.gather import GatherPlan, plan_gather, plan_scatter
 from edgec.kernels.resize import ResizePlan, plan_resize
-from tests.kernel_harness import A72, AVX2, AVX512, ISAS, gathered, on, run, scatter
+from tests.kernel_harness import A72, AVX2, AVX512, ISAS, Outcome, gathered, on, run, scatter
 
 pytestmark = pytest.mark.slow
 HOST = next((p.values[0] for p in on(AVX512, AVX2) if not p.marks), AVX2)
@@ -153,3 +154,124 @@ def test_refusals_of_resize() -> None:
     assert plan_resize({"mode": "linear"}, None, x, y, ["u8", "u8"], HOST) == "Resize with linear interpolation is not written for u8"
     assert plan_resize({}, None, *blocked, ["f32", "f32"], HOST) == "Resize of an axis that the layout blocks is not written"
     assert plan_resize({}, None, x, x, ["f32", "f32"], HOST) == "nothing is resized"
+
+
+def index(isa: Isa, op: str, inputs: Sequence[Array], shape: Sequence[int], *, layout: Layout | None = None,
+          out_layout: Layout | None = None, epilogue: Expr | None = None, extra: Array | None = None,
+          **attrs: Any) -> tuple[Outcome, Array]:
+    """Run Gather… or Scatter…; `layout` is that of the data."""
+    views = [View.of(a.shape, layout if i == 0 else None) for i, a in enumerate(inputs)]
+    out = View.of(shape, out_layout)
+    given = [scatter(a, layout if i == 0 else None) for i, a in enumerate(inputs)]
+    dtypes = [dtype_name(a.dtype) for a in inputs]
+    if op.startswith("Scatter"):
+        plan = plan_scatter(op, attrs, views, out, [*dtypes, dtypes[0]], isa)
+    else:
+        loads = (Load(2, broadcast(View.of(extra.shape), tuple(shape))),) if extra is not None else ()
+        if extra is not None:
+            given.append(extra)
+            dtypes.append(dtype_name(extra.dtype))
+        plan = plan_gather(op, attrs, views, out, [*dtypes, dtypes[0]], isa, Epilogue(epilogue, loads) if epilogue else None)
+    assert isinstance(plan, GatherPlan), plan
+    from edgec.kernels.emit.gather import emit  # noqa: PLC0415
+    outcome = run(plan, emit, given)
+    return outcome, gathered(outcome.outputs[0], out)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_gather(isa: Isa) -> None:
+    rng = np.random.default_rng(2)
+    for shape, axis, indices in (((50, 37), 0, (3, 5)), ((4, 9, 20), 1, (6,)), ((4, 9, 20), 2, (2, 3)), ((7, 5), 1, ()), ((9,), 0, (2, 2))):
+        for dtype, kind in ((np.float32, np.int64), (np.int64, np.int32), (np.float16, np.int64), (np.bool_, np.int64)):
+            data = (rng.random(shape) * 9).astype(dtype)
+            at = rng.integers(-shape[axis], shape[axis], indices).astype(kind)
+            expected = np.take(data, at.astype(np.int64) % shape[axis], axis)
+            outcome, found = index(isa, "Gather", [data, at], expected.shape, axis=axis)
+            assert outcome.code == 0
+            assert np.array_equal(found, expected)
+
+
+def test_gather_in_other_layouts() -> None:
+    x = image(2, 32, 5, 6)
+    for axis, at in ((0, np.array([1, 0, 1])), (2, np.array([4, -1])), (3, np.array(2))):
+        expected = np.take(x, at, axis)
+        for layout in (NHWC, NCHW16C):
+            outcome, found = index(HOST, "Gather", [x, at], expected.shape, layout=layout, axis=axis)
+            assert outcome.code == 0
+            assert np.array_equal(found, expected)
+    expected = np.take(x, [3, 3, 30], 1)
+    found = index(HOST, "Gather", [x, np.array([3, 3, 30])], expected.shape, layout=NHWC, out_layout=NHWC, axis=1)[1]
+    assert np.array_equal(found, expected)
+    views = [View.of(x.shape, NCHW16C), View.of((3,))]
+    blocked = plan_gather("Gather", {"axis": 1}, views, View.of((2, 3, 5, 6)), ["f32", "i64", "f32"], HOST)
+    assert blocked == "Gather along an axis that the layout blocks is not written"
+
+
+def test_gather_with_an_epilogue() -> None:
+    table, at, position = image(50, 37), np.array([[3, -1, 7]]), image(1, 3, 37)
+    expr = Expr(("f32", "f32"), (Instr("Add", (0, 1)), Instr("Tanh", (2,))), (3,))
+    found = index(HOST, "Gather", [table, at], (1, 3, 37), epilogue=expr, extra=position)[1]
+    assert np.abs(found - np.tanh(table[at] + position)).max() < 1e-6
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_gather_elements_and_gather_nd(isa: Isa) -> None:
+    rng = np.random.default_rng(3)
+    data = rng.standard_normal((5, 6, 7)).astype(np.float32)
+    for axis in (0, 1, 2):
+        shape = [4, 5, 6]
+        at = rng.integers(-data.shape[axis], data.shape[axis], shape)
+        expected = runtime("GatherElements", [data, at], axis=axis)
+        assert np.array_equal(index(isa, "GatherElements", [data, at], shape, axis=axis)[1], expected)
+    for batch, width, prefix in ((0, 1, (3,)), (0, 2, (2, 3)), (0, 3, (4,)), (1, 1, (5, 2)), (2, 1, (5, 6, 3))):
+        at = np.stack([rng.integers(-data.shape[batch + j], data.shape[batch + j], prefix) for j in range(width)], -1)
+        expected = runtime("GatherND", [data, at], batch_dims=batch)
+        assert np.array_equal(index(isa, "GatherND", [data, at], expected.shape, batch_dims=batch)[1], expected)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("reduction", ["none", "add", "mul", "max", "min"])
+def test_scatter(isa: Isa, reduction: str) -> None:
+    rng = np.random.default_rng(4)
+    data = rng.standard_normal((5, 6, 20)).astype(np.float32)
+    for axis in (0, 1, 2):
+        at = rng.integers(-data.shape[axis], data.shape[axis], (4, 5, 17))
+        if reduction == "none":                                        # each place once: the order of updates is not defined
+            at = np.argsort(rng.random((5, 6, 20)), axis)[:4, :5, :17]
+        updates = rng.standard_normal((4, 5, 17)).astype(np.float32)
+        expected = runtime("ScatterElements", [data, at, updates], axis=axis, reduction=reduction)
+        found = index(isa, "ScatterElements", [data, at, updates], data.shape, axis=axis, reduction=reduction)[1]
+        assert np.abs(found - expected).max() < 1e-6
+    for width, prefix in ((1, (3,)), (2, (2, 3)), (3, (4,))):
+        places = int(np.prod(data.shape[:width]))
+        flat = rng.choice(places, int(np.prod(prefix)), replace=reduction != "none").reshape(prefix)
+        at = np.stack(np.unravel_index(flat, data.shape[:width]), -1)
+        at = np.where(rng.random(at.shape) < 0.5, at, at - np.array(data.shape[:width]))
+        updates = rng.standard_normal((*prefix, *data.shape[width:])).astype(np.float32)
+        expected = runtime("ScatterND", [data, at, updates], reduction=reduction)
+        assert np.abs(index(isa, "ScatterND", [data, at, updates], data.shape, reduction=reduction)[1] - expected).max() < 1e-6
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_an_index_outside_is_an_error_and_nothing_is_touched(isa: Isa) -> None:
+    """The operands lie between guard pages: a wild read or write would crash."""
+    data, wild = image(5, 37), 2**40
+    for bad in (5, -6, wild, -wild, np.iinfo(np.int64).min):
+        for place in (0, 2):
+            at = np.array([1, 2, 3])
+            at[place] = bad
+            assert index(isa, "Gather", [data, at], (3, 37), axis=0)[0].code == -1
+            assert index(isa, "GatherND", [data, at.reshape(3, 1)], (3, 37))[0].code == -1
+            assert index(isa, "ScatterND", [data, at.reshape(3, 1), image(3, 37)], data.shape)[0].code == -1
+            wide = np.ones((5, 37), np.int64)
+            wide[4, 36 - place] = bad
+            assert index(isa, "GatherElements", [data, wide], (5, 37), axis=0)[0].code == -1
+
+
+def test_refusals_of_indexing() -> None:
+    x, i = View.of((4, 5)), View.of((2,))
+    assert plan_gather("Gather", {}, [x, i], View.of((2, 5)), ["f32", "f32", "f32"], HOST) == "Gather needs indices of i32 or i64, not f32"
+    assert plan_gather("Gather", {}, [x, i], View.of((2, 5)), ["string", "i64", "string"], HOST) == "Gather is not written for string"
+    views = [x, View.of((2, 1)), View.of((2, 5))]
+    answer = plan_scatter("ScatterND", {"reduction": "add"}, views, x, ["bool", "i64", "bool", "bool"], HOST)
+    assert answer == "ScatterND of bool is not written for reduction add"
