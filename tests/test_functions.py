@@ -74,7 +74,7 @@ def sweep() -> Array:
 
 Reference = Callable[[Array], Array]
 ACCURACY: dict[str, tuple[Reference, float]] = {
-    "Exp": (np.exp, 1.0), "Log": (np.log, 0.8), "Tanh": (np.tanh, 2.4), "Sigmoid": (scipy.special.expit, 2.3),
+    "Exp": (np.exp, 1.0), "Log": (np.log, 0.8), "Tanh": (np.tanh, 2.4), "Sigmoid": (scipy.special.expit, 2.4),
     "Erf": (scipy.special.erf, 1.0), "Softplus": (lambda x: np.logaddexp(0, x), 1.7), "Sin": (np.sin, 1.6), "Cos": (np.cos, 1.6),
     "Elu": (lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))), 0.9), "Softsign": (lambda x: x / (1 + np.abs(x)), 1.5),
     "Sqrt": (np.sqrt, 0.5), "Reciprocal": (lambda x: 1 / x, 0.5),
@@ -95,11 +95,11 @@ def test_accuracy(op: str) -> None:
 
 COMPOSED: dict[str, tuple[Reference, dict[str, Any], float]] = {
     "Gelu": (lambda x: x * scipy.special.ndtr(x), {}, 1.2e-7),
-    "Gelu tanh": (lambda x: x * scipy.special.expit(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)), {"approximate": "tanh"}, 1.4e-7),
+    "Gelu tanh": (lambda x: x * scipy.special.expit(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)), {"approximate": "tanh"}, 1.5e-7),
     "Swish": (lambda x: x * scipy.special.expit(1.5 * x), {"alpha": 1.5}, 1.5e-7),
     "Mish": (lambda x: x * np.tanh(np.logaddexp(0, x)), {}, 1.4e-7),
-    "Selu": (lambda x: 1.05070102214813232421875 * np.where(x > 0, x, 1.67326319217681884765625 * np.expm1(np.minimum(x, 0))), {}, 2.7e-7),
-    "Celu": (lambda x: np.where(x > 0, x, 2.5 * np.expm1(np.minimum(x, 0) / 2.5)), {"alpha": 2.5}, 1.5e-7),
+    "Selu": (lambda x: 1.05070102214813232421875 * np.where(x > 0, x, 1.67326319217681884765625 * np.expm1(np.minimum(x, 0))), {}, 2.8e-7),
+    "Celu": (lambda x: np.where(x > 0, x, 2.5 * np.expm1(np.minimum(x, 0) / 2.5)), {"alpha": 2.5}, 1.6e-7),
 }
 """Errors relative to the argument: near the zeros of 1 + erf and its like the result itself has fewer digits, in ONNX Runtime too."""
 
