@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -266,6 +267,19 @@ def test_a_view_with_gaps() -> None:
     assert isinstance(plan, ReducePlan)
     from edgec.kernels.emit.reduce import emit  # noqa: PLC0415
     close(run(plan, emit, [whole.reshape(-1)[:plan.args[0].elements]]).outputs[0], whole[::2].astype(np.float64).sum(1))
+
+
+@pytest.mark.parametrize("isa", on(HOST, A72))
+def test_the_harness_sees_an_access_outside(isa: Isa) -> None:
+    """A plan that says one element less than it touches."""
+    from edgec.kernels.emit.reduce import emit  # noqa: PLC0415
+    x = normal(3, 40)
+    plan = plan_reduce("Softmax", {}, [View.of(x.shape)], View.of(x.shape), ["f32", "f32"], isa)
+    assert isinstance(plan, ReducePlan)
+    for number in (0, 1):
+        args = tuple(replace(a, elements=a.elements - 1) if i == number else a for i, a in enumerate(plan.args))
+        with pytest.raises(AssertionError, match="crashed"):
+            run(replace(plan, args=args), emit, [x.reshape(-1)[:args[0].elements]])
 
 
 def test_vectors_lie_where_memory_is_contiguous() -> None:
