@@ -5,7 +5,7 @@ import re
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from edgec.codegen import toolchain
 from edgec.codegen.bundle import check_place, write_bundle
 from edgec.codegen.object import compile_kernels
 from edgec.codegen.schedule import Schedule, schedule
+from edgec.cost import energy
 from edgec.errors import Cancelled, EdgecError, UsageError
 from edgec.ir.edit import without
 from edgec.ir.graph import Graph
@@ -130,28 +131,18 @@ def optimize(graph: Graph, target: str | Path | None = None, passes: Pipeline | 
 
 
 def report(made: Built) -> dict[str, Any]:
-    """Figures of a build that need no run: operations, predicted time, sparsity of the weights, energy."""
+    """Figures of a build that need no run: operations, predicted time, sparsity of the weights, energy.
+
+    The energy counts weights and interface once from DRAM, what kernels read and write from on-chip memory, and the multiply-accumulates.
+    """
     program = made.schedule.program
-    cycles = sum(program.kernels[s.kernel].cycles for s in program.steps)
-    zeros = sum(int((a == 0).sum()) for a in made.graph.weights.values() if a.dtype.kind in "fiu")
-    total = sum(a.size for a in made.graph.weights.values() if a.dtype.kind in "fiu")
-    return {"macs": sum(program.kernels[s.kernel].macs for s in program.steps), "predicted_ms": cycles / made.isa.clock_hz * 1e3,
-            "weight_sparsity": zeros / total if total else 0.0, "kernels": len(program.steps)}
-
-
-@contextmanager
-def _reproducible(graph: Graph, target: Target, watch: Watch | None) -> Iterator[None]:
-    """Leave a file behind that shows it again when something goes wrong that no user can do anything about."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, EdgecError) and type(error) is not EdgecError:
-            raise
-        folder = (watch.crashes if watch else None) or Path(tempfile.gettempdir())
-        path = folder / f"edgec-crash-{hashlib.sha256(f'{graph.name} {error}'.encode()).hexdigest()[:8]}.edge"
-        what = str(error) if isinstance(error, EdgecError) else f"the build crashed with {type(error).__name__}: {error}"
-        text.save_whole(graph, path, f"; {what.splitlines()[0]}\n; target: {target.name}\n")
-        raise EdgecError(f"{what}; {path} shows it again: edgec build {path} --target {target.name}") from error
+    called = [program.kernels[s.kernel] for s in program.steps]
+    macs, moved = sum(k.macs for k in called), sum(k.bytes for k in called)
+    outside = program.weights_bytes + sum(program.buffers[p.buffer].bytes for p in (*program.inputs, *program.outputs))
+    weights = [a for a in made.graph.weights.values() if a.dtype.kind in "fiu"]
+    total, zeros = sum(a.size for a in weights), sum(int((a == 0).sum()) for a in weights)
+    return {"macs": macs, "predicted_ms": sum(k.cycles for k in called) / made.isa.clock_hz * 1e3, "weight_sparsity": zeros / total if total else 0.0,
+            "kernels": len(called), "energy": asdict(energy(macs, outside, "f32", sram=moved))}
 
 
 def _origins(made: Schedule) -> dict[str, str]:
