@@ -145,6 +145,21 @@ def report(made: Built) -> dict[str, Any]:
             "kernels": len(called), "energy": asdict(energy(macs, outside, "f32", sram=moved))}
 
 
+@contextmanager
+def _reproducible(graph: Graph, target: Target, watch: Watch | None) -> Iterator[None]:
+    """Leave a file behind that shows it again when something goes wrong that no user can do anything about."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, EdgecError) and type(error) is not EdgecError:
+            raise
+        folder = (watch.crashes if watch else None) or Path(tempfile.gettempdir())
+        path = folder / f"edgec-crash-{hashlib.sha256(f'{graph.name} {error}'.encode()).hexdigest()[:8]}.edge"
+        what = str(error) if isinstance(error, EdgecError) else f"the build crashed with {type(error).__name__}: {error}"
+        text.save_whole(graph, path, f"; {what.splitlines()[0]}\n; target: {target.name}\n")
+        raise EdgecError(f"{what}; {path} shows it again: edgec build {path} --target {target.name}") from error
+
+
 def _origins(made: Schedule) -> dict[str, str]:
     return {s.kernel: s.origin for s in reversed(made.program.steps)}
 
