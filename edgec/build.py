@@ -141,8 +141,8 @@ def report(made: Built) -> dict[str, Any]:
     outside = program.weights_bytes + sum(program.buffers[p.buffer].bytes for p in (*program.inputs, *program.outputs))
     weights = [a for a in made.graph.weights.values() if a.dtype.kind in "fiu"]
     total, zeros = sum(a.size for a in weights), sum(int((a == 0).sum()) for a in weights)
-    return {"macs": macs, "predicted_ms": sum(k.cycles for k in called) / made.isa.clock_hz * 1e3, "weight_sparsity": zeros / total if total else 0.0,
-            "kernels": len(called), "energy": asdict(energy(macs, outside, "f32", sram=moved))}
+    return {"kernels": len(called), "macs": macs, "predicted_ms": sum(k.cycles for k in called) / made.isa.clock_hz * 1e3,
+            "weight_sparsity": zeros / total if total else 0.0, "energy": asdict(energy(macs, outside, "f32", sram=moved))}
 
 
 @contextmanager
