@@ -60,7 +60,7 @@ trap 'rm -f "$log"' EXIT
 step tools tools
 step 'python packages' bash .ci/venv cross dev
 [ ${#failed[@]} -eq 0 ] || { echo 'without its Python packages nothing can be tested'; exit 1; }
-step ruff .venv/bin/ruff check .
+step ruff .venv/bin/ruff check --output-format concise .
 step mypy .venv/bin/mypy
 step examples bare_examples
 step pytest tests "$@"
