@@ -218,7 +218,7 @@ def numbers(dtype: str) -> Array:
     return np.concatenate([corners, rng.integers(info.min, info.max, 40, info.dtype)])
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", on(HOST, A72))
 @pytest.mark.parametrize("dtype", sorted(INTEGERS))
 def test_integers(isa: Isa, dtype: str) -> None:
     values = numbers(dtype)
