@@ -43,7 +43,9 @@ class _Cluster:
         anchors = [n for n in reversed(self.graph.nodes) if n.op not in ELEMENTWISE and n.op not in VIEWS]
         maps = [n for n in self.graph.nodes if n.op in ELEMENTWISE]
         for root in (*anchors, *maps):
-            if root in self.taken or (root.op == "Cast" and root.inputs[0] in self.graph.weights and self._only_weight(root)):
+            if root in self.taken or len(root.outputs) != 1:
+                continue
+            if root.op == "Cast" and root.inputs[0] in self.graph.weights and self._only_weight(root):
                 continue
             region = self._grow(root)
             fused = self._fused(region)

@@ -36,7 +36,7 @@ def run(graph: Graph, context: Context) -> Graph:
 
 
 def _settle(graph: Graph, isa: Isa) -> Graph:
-    """Copies before the kernels that cannot read an operand where views have put it, such as a transposed right factor."""
+    """Copies around kernels that cannot read an operand where it lies, such as a transposed right factor, or write a part of a Concat."""
     places = Places(graph)
     operands = Operands.of(graph.weights, lambda v: places[v].view)
     name = Namer(graph)
@@ -44,13 +44,16 @@ def _settle(graph: Graph, isa: Isa) -> Graph:
     for node in graph.nodes:
         if node.op in VIEW_OPS or node.op == "Concat" or not isinstance(plan(node, isa, operands), str):
             continue
-        loose = [v for v in dict.fromkeys(node.inputs) if v is not None and v not in graph.weights and places[v].view != v.tensor.view]
-        for group in (*([v] for v in loose), loose):
+        loose = [v for v in dict.fromkeys(node.inputs) if v is not None and v not in graph.weights and not places[v].view.dense]
+        parts = [v for v in node.outputs if not places[v].view.dense]
+        for group in (*([v] for v in loose), loose, [*loose, *parts]):
             straight = Operands(lambda v, g=tuple(group): View.of(v.dims) if v in g else places[v].view, operands.constant, operands.ints, operands.floats)  # type: ignore[misc]
             if group and not isinstance(plan(node, isa, straight), str):
                 fresh = {v: Value(name(f"{v.name}.copy"), replace(v.tensor, layout=None)) for v in group}
-                copies = [Node("edgec.Reorder", (v,), (new,), origin=node.origin) for v, new in fresh.items()]
-                made[node] = [*copies, replace(node, inputs=tuple(fresh.get(v, v) if v is not None else None for v in node.inputs))]
+                before = [Node("edgec.Reorder", (v,), (new,), origin=node.origin) for v, new in fresh.items() if v not in parts]
+                after = [Node("Identity", (new,), (v,), origin=node.origin) for v, new in fresh.items() if v in parts]
+                inputs, outputs = tuple(v and fresh.get(v, v) for v in node.inputs), tuple(fresh.get(v, v) for v in node.outputs)
+                made[node] = [*before, replace(node, inputs=inputs, outputs=outputs), *after]
                 break
     return splice(graph, made)
 
@@ -96,9 +99,9 @@ class _Layouts:
         self.blocked = {v: self._find(v) not in bad for v in members}
 
     def _choose(self, node: Node, value: Value) -> Layout | None:
+        if value in self.graph.outputs or not (_kind(node) or node.op in VIEW_OPS or node.op == "Concat"):
+            return None                                       # the interface, and what kernels through TVM write
         wants = Counter[_Want](w for consumer in self.graph.consumers.get(value, ()) for w in self._wants(consumer, value))
-        if value in self.graph.outputs:
-            wants["row"] += 1
         asked = [w for w, _ in wants.most_common() if w is not None]
         if _is_image(value) and ("image" in asked or (not asked and _kind(node) in _IMAGE_KINDS)):
             return self._image(value)

@@ -37,9 +37,9 @@ class Schedule:
 @dataclass(frozen=True)
 class _Step:
     planned: Planned
-    writes: Place
-    value: Value
     node: Node
+    values: tuple[Value, ...]
+    writes: tuple[Place, ...]
     views: Mapping[Value, Place] = field(default_factory=dict)
 
 
@@ -73,13 +73,14 @@ def _steps(graph: Graph, places: Places, isa: Isa) -> tuple[list[_Step], list[tu
                 if isinstance(made, str):
                     refused.append((node, made))
                 else:
-                    steps.append(_Step(made, place, node.outputs[0], node, {source: _source(places, node, source)}))
+                    steps.append(_Step(made, node, (node.outputs[0],), (place,), {source: _source(places, node, source)}))
             continue
         made = plan(node, isa, operands)
         if isinstance(made, str):
             refused.append((node, made))
         else:
-            steps.append(_Step(made, places[node.outputs[0]], node.outputs[0], node))
+            values = made.outputs or node.outputs[:1]
+            steps.append(_Step(made, node, values, tuple(places[v] for v in values)))
     return steps, refused
 
 
@@ -113,7 +114,7 @@ class _Assembly:
             plans.setdefault(symbol, what)
             kernels.setdefault(symbol, Kernel(symbol, _kind(step.node, what), what.algo, what.generic, what.macs, what.bytes,
                                               _scratch_bytes(what), what.cycles, len(what.args)))
-            calls.append(Call(symbol, tuple(self._operands(i, step)), what.tasks, step.node.origin or step.node.op, step.value.name,
+            calls.append(Call(symbol, tuple(self._operands(i, step)), what.tasks, step.node.origin or step.node.op, step.values[0].name,
                               *_operators(step.node)))
         program = Program(self.name, tuple(self.buffers), tuple(calls), ports_in, ports_out, kernels, weights_bytes=self.weights_bytes,
                           arena_bytes=arena, arena_lower_bound=bound, alignment=_ALIGN)
@@ -143,7 +144,7 @@ class _Assembly:
         size: dict[object, int] = {}
         logical: dict[object, bool] = {}
         for i, step in enumerate(self.steps):
-            roots = [self.places[v].root for v in step.planned.inputs] + [step.writes.root]
+            roots = [self.places[v].root for v in step.planned.inputs] + [place.root for place in step.writes]
             for root in roots:
                 if root not in self.number and root not in self.graph.weights:
                     life.setdefault(root, [i, i])[1] = i
@@ -162,11 +163,11 @@ class _Assembly:
 
     def _operands(self, i: int, step: _Step) -> list[Operand]:
         what = step.planned.plan
-        values = iter(step.planned.inputs)
+        values, results = iter(step.planned.inputs), zip(step.writes, step.values, strict=True)
         made: list[Operand] = []
         for position, arg in enumerate(what.args):
             if arg.role == "output":
-                made.append(self._operand(step.writes, step.value, write=True))
+                made.append(self._operand(*next(results), write=True))
             elif arg.role == "scratch":
                 made.append(Operand(self.number[i], 0, write=True))
             else:

@@ -227,7 +227,7 @@ def node_proto(node: Node, inputs: Iterable[str], outputs: Iterable[str], name: 
 
 
 def node_model(node: Node, constants: Mapping[int, Array]) -> onnx.ModelProto:
-    """A model of one node without bodies; its inputs are i0, i1… unless they are among `constants`, by position; its outputs o0, o1…"""
+    """A model of one node without bodies: inputs i0, i1, … but for those among `constants`, which counts positions; outputs o0, o1, …."""
     names = [f"i{k}" if v is not None else "" for k, v in enumerate(node.inputs)]
     made = onnx.ModelProto(ir_version=onnx.IR_VERSION)
     made.graph.name = "one"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from edgec.ir.graph import Array, Node, Value
 from edgec.ir.layout import View
+from edgec.ir.types import Tensor
 from edgec.isa import Isa
 from edgec.kernels import contract, pad, plan_contract, plan_gather, plan_generic, plan_map, plan_reduce, plan_resize, plan_window, window
 from edgec.kernels.base import KernelPlan, Operands, Planned
@@ -22,6 +23,9 @@ _ANCHORS: Mapping[str, _Planner] = {
 
 def plan(node: Node, isa: Isa, operands: Operands) -> Planned | str:
     """A kernel for a node (fused or not), or the reason why there is none; TVM's for a plain node that no kernel of our own takes."""
+    for v in (*node.inputs, *node.outputs):
+        if v is not None and not (isinstance(v.type, Tensor) and v.type.is_static):
+            return f"the shape of %{v.name} is not known" if isinstance(v.type, Tensor) else f"%{v.name} is no tensor"
     made = _own(node, isa, operands)
     if not isinstance(made, str) or node.op not in plan_generic.TABLE:
         return made
@@ -33,8 +37,6 @@ def _own(node: Node, isa: Isa, operands: Operands) -> Planned | str:
     what = region(node)
     if isinstance(what, str):
         return what
-    if not what.result.is_static:
-        return f"the shape of {what.output} is not known"
     if what.anchor is None:
         return plan_map.elementwise(what, isa, operands)
     if what.anchor.op in _ANCHORS:

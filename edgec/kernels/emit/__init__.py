@@ -7,5 +7,5 @@ from edgec.kernels.base import KernelPlan
 
 
 def emit(plan: KernelPlan, symbol: str) -> Any:
-    """The PrimFunc `int32 symbol(void* operand…, int32 begin, int32 end)` of a plan, by the module here that is called as the plan's kind."""
+    """The PrimFunc `int32 symbol(void* operand…, int32 begin, int32 end)` of a plan, by the module here that is called like its kind."""
     return import_module(f"{__name__}.{plan.kind}").emit(plan, symbol)
