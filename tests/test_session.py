@@ -278,7 +278,8 @@ def test_run_py(toy: Path, tmp_path: Path) -> None:
         assert done.stdout.startswith("y:0: f32[8, 32] min ")
         close(np.load(tmp_path / "made" / "y_0.npy"), expected(tensor(3)))
     assert run_py(toy, tmp_path).returncode == 0
-    for words, sentence in ((["z=x.npy"], "run.py: there is no input for z=x.npy; the inputs are x"), (["none.npy"], "run.py: none.npy cannot be read as an array: No such file"),
+    for words, sentence in ((["z=x.npy"], "run.py: there is no input for z=x.npy; the inputs are x"),
+                            (["none.npy"], "run.py: none.npy cannot be read as an array: No such file"),
                             (["wrong.npy"], "run.py: the input x must be f32[8, 32], not float32[7, 32]")):
         done = run_py(toy, tmp_path, *words)
         assert done.returncode == 1

@@ -46,7 +46,7 @@ def check_cpu_source(name: str, triple: str, requires: Sequence[str]) -> str:
 
 
 def quick_check_source(name: str, triple: str, requires: Sequence[str]) -> str:
-    """A line of NAME_run_args that refuses a processor, where asking takes no time: cpuid of x86 takes microseconds in a virtual machine."""
+    """A line of NAME_run_args that refuses a processor, where asking takes no time: cpuid takes microseconds in a virtual machine."""
     return f"  if ((code = {name}_check_cpu(NULL)) != 0) return code;\n" if requires and triple.startswith("aarch64") else ""
 
 
