@@ -91,7 +91,7 @@ def vectors(count: int, lanes: int) -> tuple[int, ...]:
 
 
 def broadcast(view: View, shape: tuple[int, ...]) -> View:
-    """The view of an operand as seen from an output of `shape`, by ONNX's multidirectional rule: missing and unit axes get stride 0."""
+    """An operand as seen from an output of `shape`, by ONNX's multidirectional rule: missing and unit axes get stride 0."""
     missing = len(shape) - len(view.axes)
     axes = [Axis(n, 0) for n in shape[:missing]]
     for axis, n in zip(view.axes, shape[missing:], strict=True):
@@ -122,9 +122,12 @@ class Operands:
     @classmethod
     def of(cls, weights: Mapping[Value, Array], view: Callable[[Value], View]) -> "Operands":
         """The operands of a graph with these weights."""
+
         def elements(value: Value, kind: str) -> tuple[Any, ...] | None:
             array = weights.get(value)
-            return tuple(array.reshape(-1).tolist()) if array is not None and array.dtype.kind == kind and array.size <= _STRUCTURE else None
+            known = array is not None and array.dtype.kind == kind and array.size <= _STRUCTURE
+            return tuple(array.reshape(-1).tolist()) if array is not None and known else None
+
         return cls(view, lambda v: v in weights, lambda v: elements(v, "i"), lambda v: elements(v, "f"))
 
 

@@ -9,67 +9,16 @@ along y, the loop over taps is clipped. (Register tiles are one row high, so cli
 """
 
 from dataclasses import dataclass, field
-from itertools import groupby
 
 import numpy as np
 
 from edgec.ir.graph import Array
 from edgec.ir.layout import Axis, View
 from edgec.kernels.base import Epilogue, KernelPlan
+from edgec.kernels.taps import Taps
 
 PARTIAL = 256
-"""Products that are summed in one chain: the error of a chain grows with its length, that of a sum of chains hardly more than with one."""
-
-
-@dataclass(frozen=True)
-class Taps:
-    """One spatial axis of one output phase: output o reads, for tap i, input o*step + first + i*pitch with kernel index kernel + i*kernel_step.
-
-    `out_begin + o*out_step` is the output position of o; a convolution has one phase, a transposed one `stride` of them.
-    """
-
-    step: int
-    count: int
-    first: int
-    pitch: int
-    kernel: int
-    kernel_step: int
-    out_begin: int
-    out_step: int
-    out_count: int
-
-    def reads(self, o: int, tap: int) -> int:
-        """The input position."""
-        return o * self.step + self.first + tap * self.pitch
-
-    def clipped(self, size: int) -> bool:
-        """Whether some output reads outside an input of `size`."""
-        return any(not 0 <= self.reads(o, t) < size for o in (0, self.out_count - 1) for t in (0, self.count - 1))
-
-    def runs(self, outputs: range, size: int) -> list[tuple[range, tuple[int, ...]]]:
-        """Neighboring taps that are inside the input for the same outputs of a tile: (taps, numbers of those outputs in the tile)."""
-        inside = [tuple(j for j, o in enumerate(outputs) if 0 <= self.reads(o, t) < size) for t in range(self.count)]
-        made, start = [], 0
-        for columns, group in groupby(inside):
-            stop = start + len(list(group))
-            if columns:
-                made.append((range(start, stop), columns))
-            start = stop
-        return made
-
-
-def phases(out: int, kernel: int, stride: int, dilation: int, pad: int, *, transposed: bool) -> tuple[Taps, ...]:
-    """The phases of one spatial axis (ONNX Conv and ConvTranspose; `pad` is the pad at the begin)."""
-    if not transposed:
-        return (Taps(stride, kernel, -pad, dilation, 0, 1, 0, 1, out),)
-    made = []
-    for p in range(min(stride, out)):
-        taps = [k for k in range(kernel) if (p + pad - k * dilation) % stride == 0]
-        offsets = [(p + pad - k * dilation) // stride for k in taps]
-        pitch = offsets[1] - offsets[0] if len(taps) > 1 else 1
-        kernel_step = taps[1] - taps[0] if len(taps) > 1 else 1
-        made.append(Taps(1, len(taps), offsets[0] if taps else 0, pitch, taps[0] if taps else 0, kernel_step, p, stride, -(-(out - p) // stride)))
-    return tuple(made)
+"""Products that are summed in one chain: its rounding error grows with its length, that of a sum of chains hardly beyond one chain's."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +26,10 @@ class ContractPlan(KernelPlan):
     """args: input, weight, [bias], epilogue operands…, output.
 
     `x`, `y`: views [n, c, h, w] of input and output. `ys`, `xs`: phases of the two spatial axes. `widths`: the vector groups of one
-    convolution group. `chunk`: input channels that lie at one step. `kernel`: (KH, KW). A weight is packed (see `pack`) unless it is an
-    activation, seen as [n, k, c] through `w` and contiguous along c. `form`: the axes of the stored weight (see `oihw`). Every `partial` chunks
-    a partial sum is closed and added to the total, which keeps rounding errors from growing along the whole reduction. Tasks are n x group x vector group x `row_chunks`.
+    convolution group. `columns`: output columns in a register tile. `unroll`: input channels in the innermost loop body. `chunk`: input
+    channels that lie at one step. `kernel`: (KH, KW). A weight is packed (see `pack`) unless it is an activation, seen as [n, k, c] through
+    `w` and contiguous along c. `form`: the axes of the stored weight (see `oihw`). Every `partial` chunks a partial sum is closed and added
+    to the total, which keeps rounding errors from growing along the whole reduction. Tasks are n x group x vector group x `row_chunks`.
     """
 
     x: View
@@ -119,7 +69,10 @@ class ContractPlan(KernelPlan):
 
 
 def oihw(plan: ContractPlan, weight: Array) -> Array:
-    """A stored weight as [M, C/groups, KH, KW]. Forms: oihw, oiwh (a column image, seen as a row), iohw (ConvTranspose), io and oi (matrices)."""
+    """A stored weight as [M, C/groups, KH, KW].
+
+    Forms: oihw and iohw (Conv and ConvTranspose), oiwh and iowh (the same of a column image, seen as a row), io and oi (matrices).
+    """
     if plan.form in ("io", "oi"):
         return (weight.T if plan.form == "io" else weight)[:, :, None, None]
     if plan.form.startswith("io"):
@@ -147,7 +100,7 @@ def pack(plan: ContractPlan, weight: Array) -> Array:
 
 
 def run_length(axis: Axis, count: int, groups: int) -> int:
-    """A run of channels at one step into which the `count` channels of every group split: the longest that is no longer than a partial sum."""
+    """The longest run of channels at one step, no longer than a partial sum, into which the `count` channels of each group split."""
     if not axis.block or axis.block >= axis.extent:
         return next((d for d in range(min(count, PARTIAL), PARTIAL // 8, -1) if count % d == 0), count)
     run = axis.block

@@ -5,7 +5,6 @@ their own with the taps that exist there, so padding is neither stored nor read.
 """
 
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Literal
 
 import numpy as np
@@ -13,22 +12,23 @@ import numpy as np
 from edgec.ir.graph import Array
 from edgec.ir.layout import View
 from edgec.kernels.base import Epilogue, KernelPlan
-from edgec.kernels.contract import Taps
+from edgec.kernels.taps import Taps
 
 
 @dataclass(frozen=True)
 class WindowPlan(KernelPlan):
     """args: input, [weight], [bias], epilogue operands…, output; views are [n, c, h, w].
 
-    `widths`: the vectors along the channels, widest first. `divisor` of an average: the number of taps inside the input (None) or, for each
-    output row and column, how many the padded input has (`count_include_pad`), as (rows, columns) counts.
+    `widths`: the vectors along the channels, widest first; `columns`: output columns in a register tile. An average divides by the number
+    of taps inside the input or, with `divisor` (`count_include_pad`), inside the padded input: those of each output row, times those of
+    each column. Tasks are n x vector x `row_chunks`.
     """
 
     op: Literal["depthwise", "max", "average"]
     x: View
     y: View
-    ys: tuple[Taps, ...]
-    xs: tuple[Taps, ...]
+    ys: Taps
+    xs: Taps
     widths: tuple[int, ...]
     columns: int
     row_chunks: int
@@ -42,20 +42,6 @@ class WindowPlan(KernelPlan):
     def algo(self) -> str:
         """depthwise, max_pool or average_pool with the number of columns in a tile."""
         return f"{self.op}{'' if self.op == 'depthwise' else '_pool'}_{self.columns}x1"
-
-
-def row_classes(taps: Taps, size: int) -> list[tuple[range, range]]:
-    """Neighboring outputs with the same taps inside an input of `size`: (outputs, taps)."""
-    inside = []
-    for o in range(taps.out_count):
-        valid = [t for t in range(taps.count) if 0 <= taps.reads(o, t) < size]
-        inside.append(range(valid[0], valid[-1] + 1) if valid else range(0))
-    made, start = [], 0
-    for valid_taps, group in groupby(inside):
-        stop = start + len(list(group))
-        made.append((range(start, stop), valid_taps))
-        start = stop
-    return made
 
 
 def pack(plan: WindowPlan, weight: Array) -> Array:

@@ -1,0 +1,77 @@
+"""How kernels on images walk over their output: tasks to rows and vectors of channels, rows to tiles, the same for every kernel."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T  # noqa: N812
+
+from edgec.kernels.emit.core import Index, loop, when
+from edgec.kernels.taps import Taps, Tiles
+
+
+def indices(task: Index, *counts: int) -> tuple[Index, ...]:
+    """A task's number taken apart: its place among each of `counts`, the one that changes fastest first, and what is left."""
+    found: list[Index] = []
+    for count in counts:
+        found.append(T.bind(tirx.truncmod(task, count)) if count > 1 else 0)
+        task = T.bind(tirx.truncdiv(task, count)) if count > 1 else task
+    return (*found, task)
+
+
+def channels(number: Index, groups: Sequence[tuple[int, ...]], body: Callable[[tuple[int, ...], Index], None]) -> None:
+    """Run `body(widths, first channel)` for one group of vectors of channels: code for the first, widest kind, and for each of the others."""
+    size, full = sum(groups[0]), sum(1 for g in groups if g == groups[0])
+    rest = groups[full:]
+    when(number < full if rest else True, lambda: body(groups[0], number * size))
+    start = full * size
+    for i, widths in enumerate(rest, full):
+        when(number == i, partial(body, widths, start))
+        start += sum(widths)
+
+
+def rows(number: Index, chunks: int, count: int, part: range, body: Callable[[Index], None]) -> None:
+    """Run `body(row)` for those rows of `part` that lie in one of `chunks` equal chunks of `count` rows."""
+    if chunks == 1:
+        loop(part.start, part.stop, body)
+        return
+    height = -(-count // chunks)
+    low, high = number * height, number * height + height
+    if part.start > 0:
+        low = T.bind(T.max(low, part.start))
+    if part.stop < count or count % chunks:
+        high = T.bind(T.min(high, part.stop))
+    loop(low, high, body)
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output along one axis, by its number among those of its phase."""
+
+    taps: Taps
+    number: Index
+
+    @property
+    def position(self) -> Index:
+        """Where it lies in the output."""
+        return self.taps.out_begin + self.number * self.taps.out_step
+
+    def reads(self, tap: Index, ahead: int = 0) -> Index:
+        """The input position that it reads for a tap, or that the output `ahead` places behind it reads."""
+        return self.taps.reads(self.number + ahead if ahead else self.number, tap)
+
+    def kernel(self, tap: Index) -> Index:
+        """The index of a tap in the kernel."""
+        return self.taps.kernel + tap * self.taps.kernel_step
+
+
+def tiles(xs: Sequence[Taps], columns: int, size: int, body: Callable[[Output, Tiles], None]) -> None:
+    """Run `body(first output, tiles)` for each tile of a row that reads rows of `size`; tiles that are alike in a loop."""
+    for taps in xs:
+        for alike in taps.tiles(columns, size):
+            loop(0, alike.count, partial(_tile, body, taps, alike))
+
+
+def _tile(body: Callable[[Output, Tiles], None], taps: Taps, alike: Tiles, i: Index) -> None:
+    body(Output(taps, alike.start + i * alike.columns), alike)
