@@ -23,7 +23,7 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Argument `arg` holds indices: element e must be less than limits[e % len(limits)], and not negative; if it `wraps`, at least -limit."""
+    """Argument `arg` holds indices: element e is less than limits[e % len(limits)], and at least 0, or minus that limit if it `wraps`."""
 
     arg: int
     limits: tuple[int, ...]

@@ -64,9 +64,10 @@ def generic(node: Node, isa: Isa, operands: Operands) -> Planned | str:
         size = largest * max(4, *(dtype_bits(a.dtype) // 8 for a in args))
         args.append(Arg("scratch", "u8", rule.scratch * (-(-size // ALIGNMENT) * ALIGNMENT)))
     every = (*values, *node.outputs)
+    kinds = tuple(_bits(v.tensor.dtype) if rule.bits else v.tensor.dtype for v in every)
     plan = GenericPlan(isa, tuple(args), 1, op=node.op, attrs=_plain(attrs), operands=given, shapes=tuple(v.dims for v in every),
-                       dtypes=tuple(_bits(v.tensor.dtype) if rule.bits else v.tensor.dtype for v in every), bounds=_bounds(node, rule, given),
-                       macs=macs, bytes=moved, cycles=kernel_cycles(isa, macs, moved, computing=_SLOW * (largest + macs)))
+                       dtypes=kinds, bounds=_bounds(node, rule, given), macs=macs, bytes=moved,
+                       cycles=kernel_cycles(isa, macs, moved, computing=_SLOW * (largest + macs)))
     return Planned(plan, values, node.outputs)
 
 

@@ -26,7 +26,7 @@ from edgec.ir.types import Tensor, dtype_bits, numpy_dtype
 from edgec.kernels.emit.core import TIR
 from edgec.kernels.generic import ALIGNMENT, Bounds, Fixed, GenericPlan
 
-_ON_STACK = 1024
+ON_STACK = 1024
 """Bytes from which on TVM would ask its runtime for memory."""
 _INDEX = ("int32", "int64")
 _LEGALIZE = Sequential([
@@ -198,7 +198,7 @@ class _Lifted:
         if not all(isinstance(d, tirx.IntImm | int) for d in shape):
             raise CannotEmit("it needs a buffer whose size is not known")
         size = prod(int(d) for d in shape) * _bytes(kind)
-        if size < _ON_STACK:
+        if size < ON_STACK:
             return allocation
         at, self.used = self.used, self.used + -(-size // ALIGNMENT) * ALIGNMENT
         data = Call(Op.get("tirx.handle_add_byte_offset"), [self.scratch, tirx.IntImm("int32", at)], ret_ty=PointerType(kind))
@@ -218,7 +218,7 @@ def _pointers(plan: GenericPlan, function: tirx.PrimFunc, constants: Sequence[Ar
     body = lifted.body(function.body)
     if lifted.used > plan.scratch:
         raise CannotEmit(f"it needs {lifted.used} bytes of scratch where {plan.scratch} were planned")
-    params, statements, buffers = [], list[Any](), list[Any]()
+    params, statements, buffers = list[Any](), list[Any](), list[Any]()
     for i, param in enumerate(function.params):
         if plan.given <= i < plan.given + len(constants):
             statements += _constant(param, constants[i - plan.given])
@@ -235,17 +235,18 @@ def _pointers(plan: GenericPlan, function: tirx.PrimFunc, constants: Sequence[Ar
         params.append(scratch)
     begin, end, task = (tirx.Var(n, "int32") for n in ("begin", "end", "task"))
     loop = tirx.For(task, begin, end - begin, tirx.ForKind.SERIAL, tirx.SeqStmt([*statements, body]))
-    return tirx.PrimFunc([*params, begin, end], loop, PrimType("int32"), function.attrs).with_attr({"global_symbol": symbol, "tirx.noalias": True})
+    made = tirx.PrimFunc([*params, begin, end], loop, PrimType("int32"), function.attrs)
+    return made.with_attr({"global_symbol": symbol, "tirx.noalias": True})
 
 
 def _constant(buffer: Any, array: Array) -> list[Any]:
     """A small table on the stack."""
-    if array.nbytes >= _ON_STACK:
+    if array.nbytes >= ON_STACK:
         raise CannotEmit(f"it needs a table of {array.nbytes} bytes")
     kind = str(buffer.ty.dtype)
     make = tirx.FloatImm if array.dtype.kind == "f" else tirx.IntImm
-    return [tirx.AllocBuffer(buffer),
-            *(tirx.BufferStore(buffer, make(kind, array[at].item()), [tirx.IntImm("int32", i) for i in at]) for at in np.ndindex(array.shape))]
+    elements = ((make(kind, array[at].item()), at) for at in np.ndindex(array.shape))
+    return [tirx.AllocBuffer(buffer), *(tirx.BufferStore(buffer, value, [tirx.IntImm("int32", i) for i in at]) for value, at in elements)]
 
 
 def _check(bounds: Bounds, buffer: Any) -> Any:
