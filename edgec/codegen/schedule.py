@@ -1,7 +1,7 @@
 """From a graph of kernels to a Program: plans, memory, weights, steps."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -48,6 +48,7 @@ def schedule(graph: Graph, isa: Isa, name: str, advise: Callable[[Collection[str
 
     UnsupportedModel lists every node that no kernel is written for, and what `advise` says for their origins.
     """
+    graph = _own_results(graph)
     places = Places(graph)
     steps, refused = _steps(graph, places, isa)
     if refused:
@@ -55,6 +56,19 @@ def schedule(graph: Graph, isa: Isa, name: str, advise: Callable[[Collection[str
         many = f"{len(refused)} node{'s' * (len(refused) != 1)}"
         raise UnsupportedModel(f"no kernel can be made for {many}:\n{lines}{advise({n.origin for n, _ in refused})}", [n.label for n, _ in refused])
     return _Assembly(graph, places, steps, isa, identifier(name)).run()
+
+
+def _own_results(graph: Graph) -> Graph:
+    """The graph in which a result that is also an input, a weight or another result is a copy of it, for it has memory of its own."""
+    taken, copies, outputs = {*graph.inputs, *graph.weights}, list[Node](), list[Value]()
+    for value in graph.outputs:
+        result = value
+        if value in taken:
+            result = Value(value.name, value.type)
+            copies.append(Node("Identity", (value,), (result,)))
+        taken.add(result)
+        outputs.append(result)
+    return replace(graph, nodes=(*graph.nodes, *copies), outputs=tuple(outputs)) if copies else graph
 
 
 def _steps(graph: Graph, places: Places, isa: Isa) -> tuple[list[_Step], list[tuple[Node, str]]]:
@@ -102,6 +116,7 @@ class _Assembly:
         self.weights: dict[int, bytes] = {}
         self.weights_bytes = 0
         self.stored: dict[tuple[Value, bytes], int] = {}
+        self.c_names: set[str] = set()
 
     def run(self) -> Schedule:
         ports_in = self._ports("input", self.graph.inputs)
@@ -121,15 +136,14 @@ class _Assembly:
         return Schedule(program, plans, self.weights)
 
     def _ports(self, region: str, values: tuple[Value, ...]) -> tuple[Port, ...]:
-        ports, taken = [], set[str]()
+        ports = []
         for i, value in enumerate(values):
             c_name = base = identifier(value.name)
-            while c_name in taken:
-                c_name = f"{base}_{len(taken)}"
-            taken.add(c_name)
+            while c_name in self.c_names:
+                c_name = f"{base}_{len(self.c_names)}"
+            self.c_names.add(c_name)
             number = self._buffer((region, i), Buffer(value.name, "input" if region == "input" else "output", i, value.tensor.bytes))
-            if region == "input" or value not in self.number:
-                self.number[value] = number
+            self.number[value] = number
             ports.append(Port(value.name, c_name, value.tensor.dtype, value.dims, number))
         return tuple(ports)
 
