@@ -17,7 +17,7 @@ from tests.kernel_harness import AVX2, AVX512, gathered, on, run, scatter
     ((1, 3, 224, 224), None, Layout((0, 2, 3, 1))), ((1, 112, 56, 56), None, Layout((0, 1, 2, 3), ((1, 16),))), ((5, 70000), None, Layout((1, 0)))])
 def test_copies_in_many_tasks(shape: tuple[int, ...], source: Layout | None, target: Layout, isa: object) -> None:
     x, y = Value("x", Tensor("f32", shape, source)), Value("y", Tensor("f32", shape, target))
-    planned = plan_map.copy(x, x.tensor.view, y, y.tensor.view, isa)  # type: ignore[arg-type]
+    planned = plan_map.copy(x, x.tensor.view, y.tensor.view, isa)  # type: ignore[arg-type]
     assert isinstance(planned, Planned)
     assert planned.plan.tasks > 1
     values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)

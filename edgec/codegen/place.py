@@ -4,14 +4,17 @@ Reshape, Transpose, Slice, Expand are other views of the same storage wherever s
 kernels that make its operands. What cannot be a view is copied by a kernel of its own.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 
 from edgec.errors import UnsupportedModel
 from edgec.ir.graph import Graph, Node, Value
-from edgec.ir.layout import Axis, View
+from edgec.ir.layout import View
+from edgec.kernels.base import broadcast
 
 VIEW_OPS = frozenset({"Reshape", "Transpose", "Slice", "Identity", "Expand", "edgec.Reorder", "Unsqueeze", "Squeeze", "Flatten"})
+_WHOLE = frozenset({"Reshape", "Transpose", "Identity", "Squeeze", "Unsqueeze", "Flatten"})
+"""Views of all elements of their operand, each of them once."""
 
 
 @dataclass(frozen=True)
@@ -22,194 +25,172 @@ class Place:
     offset: int
     view: View
 
+    def part(self, axis: int, start: int, step: int, count: int) -> "Place | None":
+        """Every step-th element from `start` along an axis; None where a block is cut."""
+        made = self.view.slice(axis, start, step, count)
+        return made and Place(self.root, self.offset + made[1], made[0])
 
-def full(value: Value) -> View:
-    """The view of a value that owns its memory."""
-    return value.tensor.view
+    def same(self, other: "Place") -> bool:
+        """Whether each index lies at the same address."""
+        axes = zip(self.view.axes, other.view.axes, strict=True)
+        return self.root is other.root and self.offset == other.offset and all(a == b or a.extent == b.extent == 1 for a, b in axes)
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Elements of `source` that a kernel must move: from `read` to `write`, whose views have one shape."""
+
+    source: Value
+    read: Place
+    write: Place
 
 
 class Places:
-    """The places of all values, decided in the order of the graph; `copied` are nodes that need a kernel that copies.
+    """The places of all values of a graph; `copied` lists for each node of VIEW_OPS and each Concat the copies that it needs.
 
-    `copied[node]` lists (source value, view of the source, offset, view of the destination within the node's output, offset).
+    UnsupportedModel names a node that is neither a view nor a copy.
     """
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.at: dict[Value, Place] = {}
-        self.copied: dict[Node, list[tuple[Value, View, Place]]] = {}
-        self._inside = self._concatenations()
+        self.copied: dict[Node, list[Copy]] = {}
         for value in (*graph.inputs, *graph.weights):
             self.at[value] = Place(value, 0, View.of(value.dims))
+        for node in reversed(graph.nodes):
+            if node.op == "Concat":
+                self._in_place(node)
         for node in graph.nodes:
-            self._node(node)
+            for value in node.outputs:
+                self.at.setdefault(value, _own(value))
+            if node.op == "Concat":
+                self._copy_rest(node)
+            elif node.op in VIEW_OPS:
+                self._view(node)
 
     def __getitem__(self, value: Value) -> Place:
         return self.at[value]
 
-    def _node(self, node: Node) -> None:
-        for value in node.outputs:
-            if value not in self.at:
-                self.at[value] = self._owned(value)
-        output = node.outputs[0]
-        if node.op == "Concat":
-            self._copy_rest(node)
-        elif node.op in VIEW_OPS:
-            source = self._source(node)
-            alias = self._alias(node)
-            target = self.at[output]
-            if alias is not None and output not in self._inside and output not in self.graph.outputs:
-                self.at[output] = alias
-            elif alias is None or (alias.root, alias.offset, alias.view) != (target.root, target.offset, target.view):
-                self.copied[node] = [(source, *self._read(node, alias), target)]
+    # Views
 
-    def _owned(self, value: Value) -> Place:
-        if value in self._inside:
-            return self._inside_place(value)
-        return Place(value, 0, full(value))
-
-    @staticmethod
-    def _source(node: Node) -> Value:
-        source = node.inputs[0]
+    def _view(self, node: Node) -> None:
+        source, output = node.inputs[0], node.outputs[0]
         if source is None:
             raise UnsupportedModel(f"{node.label} has no input", [node.label])
-        return source
+        seen = self._seen(node, self.at[source])
+        if seen is None:
+            self.copied[node] = [self._copy(node, source)]
+        elif output in self.graph.outputs:
+            self.copied[node] = [Copy(source, seen, self.at[output])]
+        else:
+            self.at[output] = seen
 
-    def _read(self, node: Node, alias: Place | None) -> tuple[View]:
-        """How a copying node sees its source, in the index space of its output."""
-        source = self._source(node)
-        if alias is not None:
-            return (alias.view,)
-        place, shape = self.at[source], node.outputs[0].dims
-        target = self.at[node.outputs[0]].view
-        view = place.view.reshape(shape)
-        if view is None and target.reshape(source.dims) is not None:
-            return (place.view,)                                  # walk in the source's index space instead
-        if view is None:
-            raise UnsupportedModel(f"{node.label} cannot be copied from {source.tensor.layout} to {node.outputs[0].tensor.layout}", [node.label])
-        return (view,)
-
-    def _alias(self, node: Node) -> Place | None:
-        """The output as another view of the input's memory, None when strides cannot say it."""
-        place, output = self.at[self._source(node)], node.outputs[0]
+    def _seen(self, node: Node, source: Place) -> Place | None:
+        """The output as another view of the operand's memory, None when strides cannot say it."""
+        shape = node.outputs[0].dims
         match node.op:
-            case "Transpose":
-                perm = node.attrs.get("perm") or list(range(len(output.dims)))[::-1]
-                return Place(place.root, place.offset, place.view.transpose(perm))
             case "Slice":
-                return self._slice(node, place)
+                for axis, start, step in self._bounds(node, source.view.shape):
+                    part = source.part(axis, start, step, shape[axis])
+                    if part is None:
+                        return None
+                    source = part
+                return source
             case "Expand":
-                missing = len(output.dims) - len(place.view.axes)
-                axes = [Axis(n, 0) for n in output.dims[:missing]]
-                axes += [Axis(n, 0) if a.extent == 1 != n else a for a, n in zip(place.view.axes, output.dims[missing:], strict=True)]
-                return Place(place.root, place.offset, View(tuple(axes)))
-            case "Identity":
-                return place
+                return Place(source.root, source.offset, broadcast(source.view, shape))
             case "edgec.Reorder":
                 return None                                    # it is there to be a copy
             case _:
-                view = place.view.reshape(output.dims)
-                return view and Place(place.root, place.offset, view)
+                view = _moved(node, source.view)
+                return view and Place(source.root, source.offset, view)
 
-    def _slice(self, node: Node, place: Place) -> Place | None:
-        arrays = [self.graph.weights[v].reshape(-1).tolist() if v is not None and v in self.graph.weights else None for v in node.inputs[1:]]
-        if len(arrays) < 2 or arrays[0] is None or arrays[1] is None:         # noqa: PLR2004
+    def _copy(self, node: Node, source: Value) -> Copy:
+        """The copy of all elements of an operand into the node's output, in the index space of one or the other."""
+        read, write = self.at[source], self.at[node.outputs[0]]
+        if read.view.shape == write.view.shape:
+            return Copy(source, read, write)
+        if source.tensor.elements == node.outputs[0].tensor.elements:
+            if (view := read.view.reshape(write.view.shape)) is not None:
+                return Copy(source, Place(read.root, read.offset, view), write)
+            if (view := write.view.reshape(read.view.shape)) is not None:
+                return Copy(source, read, Place(write.root, write.offset, view))
+        raise UnsupportedModel(f"{node.label} cannot be copied from {source.tensor.layout} to {node.outputs[0].tensor.layout}", [node.label])
+
+    def _bounds(self, node: Node, shape: Sequence[int]) -> list[tuple[int, int, int]]:
+        """(axis, start, step) for each axis that a Slice cuts."""
+        if not all(v is None or v in self.graph.weights for v in node.inputs[1:]):
             raise UnsupportedModel(f"{node.label} has bounds that are not known when the model is built", [node.label])
-        starts = arrays[0]
-        axes = arrays[2] if len(arrays) > 2 and arrays[2] is not None else list(range(len(starts)))   # noqa: PLR2004
-        steps = arrays[3] if len(arrays) > 3 and arrays[3] is not None else [1] * len(starts)         # noqa: PLR2004
-        view, offset, shape = place.view, place.offset, node.outputs[0].dims
-        for start, raw, step in zip(starts, axes, steps, strict=True):
-            axis = raw % len(shape)
-            size = view.axes[axis].extent
-            start = start + size if start < 0 else start
-            start = min(max(start, 0), size - 1 if step < 0 else size)
-            made = view.slice(axis, start, step, shape[axis])
-            if made is None:
-                return None
-            view, offset = made[0], offset + made[1]
-        return Place(place.root, offset, view)
+        given = (node.input(i) for i in (1, 3, 4))
+        starts, axes, steps = (self.graph.weights[v].reshape(-1).tolist() if v is not None else [] for v in given)
+        made = []
+        for start, axis, step in zip(starts, axes or range(len(starts)), steps or [1] * len(starts), strict=True):
+            size = shape[axis]
+            first = start + size if start < 0 else start
+            made.append((axis % len(shape), min(max(first, 0), size - 1 if step < 0 else size), step))
+        return made
 
     # Concatenations
 
-    def _concatenations(self) -> dict[Value, tuple[Value, int, int]]:
-        """Values that can be written where a Concat wants them: value -> (output, axis, start)."""
-        inside: dict[Value, tuple[Value, int, int]] = {}
-        outputs = set(self.graph.outputs)
-        for node in reversed(self.graph.nodes):
-            if node.op != "Concat":
+    def _in_place(self, node: Node) -> None:
+        """Decide which operands are written where a Concat wants them. Later ones come first: an operand may be a Concat itself."""
+        output = node.outputs[0]
+        whole = self.at.setdefault(output, _own(output))
+        for value, part in _parts(node, whole):
+            maker = self.graph.producer.get(value)
+            if part is None or maker is None or value in self.graph.outputs or node.inputs.count(value) != 1:
                 continue
-            output = node.outputs[0]
-            axis, start = int(node.attrs["axis"]) % len(output.dims), 0
-            for value in node.inputs:
-                if value is None:
-                    continue
-                maker = self.graph.producer.get(value)
-                once = node.inputs.count(value) == 1
-                if once and maker is not None and value not in outputs and value not in inside and maker.op not in VIEW_OPS \
-                        and full(output).slice(axis, start, 1, value.dims[axis]) is not None:
-                    inside[value] = (output, axis, start)
-                elif once and maker is not None and value not in outputs:
-                    self._through(inside, value, output, axis, start)
-                start += value.dims[axis]
-        return inside
+            if maker.op in VIEW_OPS:
+                self._through(value, part)
+            else:
+                self.at.setdefault(value, part)
 
-    def _through(self, inside: dict[Value, tuple[Value, int, int]], value: Value, output: Value, axis: int, start: int) -> None:
-        """A view of a whole tensor that nobody else reads: the tensor itself can be written into its part of the Concat."""
-        part = full(output).slice(axis, start, 1, value.dims[axis])
-        if part is None or not part[0].dense:
-            return
-        chain, now = [value], value
-        while (maker := self.graph.producer.get(now)) is not None and maker.op in ("Reshape", "Transpose", "Identity", "Squeeze", "Unsqueeze", "Flatten"):
+    def _through(self, value: Value, part: Place) -> None:
+        """A view of a whole tensor that nobody else reads: the tensor itself is written there, if its own layout is what the part wants."""
+        chain: list[Node] = []
+        made, maker = value, self.graph.producer.get(value)
+        while maker is not None and maker.op in _WHOLE:
             source = maker.inputs[0]
-            if source is None or source in inside or source in self.graph.outputs or self.graph.uses(source) != 1:
+            if source is None or source in self.at or source in self.graph.outputs or self.graph.uses(source) != 1:
                 return
-            now = source
-            chain.append(now)
+            chain.append(maker)
+            made, maker = source, self.graph.producer.get(source)
         if maker is None or maker.op in VIEW_OPS or maker.op == "Concat":
             return
-        view = full(now)
-        for v in reversed(chain[:-1]):
-            step = self.graph.producer[v]
-            moved = view.transpose(step.attrs.get("perm") or list(range(len(v.dims)))[::-1]) if step.op == "Transpose" else view.reshape(v.dims)
-            if moved is None:
-                return
-            view = moved
-        if view.dense and prod(view.shape) == now.tensor.elements:
-            inside[now] = (output, -1, part[1])
-
-    def _inside_place(self, value: Value) -> Place:
-        output, axis, start = self._inside[value]
-        if output not in self.at:
-            self.at[output] = self._owned(output)
-        place = self.at[output]
-        if axis < 0:
-            return Place(place.root, place.offset + start, full(value))
-        made = place.view.slice(axis, start, 1, value.dims[axis])
-        if made is None:
-            raise UnsupportedModel(f"%{value.name} does not fit into its concatenation", [value.name])
-        return Place(place.root, place.offset + made[1], made[0])
+        view: View | None = made.tensor.view
+        for node in reversed(chain):
+            view = view and _moved(node, view)
+        if view is not None and Place(part.root, part.offset, view).same(part):
+            self.at[made] = Place(part.root, part.offset, made.tensor.view)
 
     def _copy_rest(self, node: Node) -> None:
-        output = node.outputs[0]
-        place, start = self.at[output], 0
-        axis = int(node.attrs["axis"]) % len(output.dims)
-        for value in node.inputs:
-            if value is None:
+        for value, part in _parts(node, self.at[node.outputs[0]]):
+            if not value.tensor.elements:
                 continue
-            source = self.at[value]
-            if value.tensor.elements and not self._in_place(source, place, axis, start, value):
-                made = place.view.slice(axis, start, 1, value.dims[axis])
-                if made is None:
-                    raise UnsupportedModel(f"{node.label} cuts a block of its layout", [node.label])
-                self.copied.setdefault(node, []).append((value, source.view, Place(place.root, place.offset + made[1], made[0])))
+            if part is None:
+                raise UnsupportedModel(f"{node.label} cuts a block of its layout", [node.label])
+            if not self.at[value].same(part):
+                self.copied.setdefault(node, []).append(Copy(value, self.at[value], part))
+
+
+def _own(value: Value) -> Place:
+    """A value in memory of its own."""
+    return Place(value, 0, value.tensor.view)
+
+
+def _moved(node: Node, view: View) -> View | None:
+    """A view of a whole tensor, as a node of _WHOLE changes it; None when strides cannot say it."""
+    if node.op == "Identity":
+        return view
+    if node.op == "Transpose":
+        return view.transpose(node.attrs.get("perm") or range(len(view.axes))[::-1])
+    return view.reshape(node.outputs[0].dims)
+
+
+def _parts(node: Node, whole: Place) -> list[tuple[Value, Place | None]]:
+    """Each operand of a Concat with its part of the result."""
+    axis, start, made = int(node.attrs["axis"]) % len(whole.view.axes), 0, []
+    for value in node.inputs:
+        if value is not None:
+            made.append((value, whole.part(axis, start, 1, value.dims[axis])))
             start += value.dims[axis]
-
-    @staticmethod
-    def _in_place(source: Place, place: Place, axis: int, start: int, value: Value) -> bool:
-        made = place.view.slice(axis, start, 1, value.dims[axis])
-        return made is not None and source.root is place.root and source.offset == place.offset + made[1] and _same(source.view, made[0])
-
-
-def _same(a: View, b: View) -> bool:
-    return all(x.extent == y.extent and (x.extent == 1 or x == y) for x, y in zip(a.axes, b.axes, strict=True))
+    return made

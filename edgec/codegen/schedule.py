@@ -77,17 +77,12 @@ def _steps(graph: Graph, places: Places, isa: Isa) -> tuple[list[_Step], list[tu
     refused: list[tuple[Node, str]] = []
     for node in graph.nodes:
         if node.op in VIEW_OPS or node.op == "Concat":
-            for source, view, place in places.copied.get(node, ()):
-                target = place.view if place.view.shape == view.shape else place.view.reshape(view.shape)
-                if target is None:
-                    refused.append((node, "its elements cannot be copied between these layouts"))
-                    continue
-                part = Value(node.outputs[0].name, source.type if source.dims == view.shape else node.outputs[0].type)
-                made = plan_map.copy(source, view, part, target, isa)
+            for copy in places.copied.get(node, ()):
+                made = plan_map.copy(copy.source, copy.read.view, copy.write.view, isa)
                 if isinstance(made, str):
                     refused.append((node, made))
                 else:
-                    steps.append(_Step(made, node, (node.outputs[0],), (place,), {source: _source(places, node, source)}))
+                    steps.append(_Step(made, node, (node.outputs[0],), (copy.write,), {copy.source: copy.read}))
             continue
         made = plan(node, isa, operands)
         if isinstance(made, str):
@@ -96,14 +91,6 @@ def _steps(graph: Graph, places: Places, isa: Isa) -> tuple[list[_Step], list[tu
             values = made.outputs or node.outputs[:1]
             steps.append(_Step(made, node, values, tuple(places[v] for v in values)))
     return steps, refused
-
-
-def _source(places: Places, node: Node, source: Value) -> Place:
-    """Where a copying node starts to read: a Slice reads from behind its source's base."""
-    if node.op == "Slice":
-        moved = places._alias(node)  # noqa: SLF001
-        return moved if moved is not None else places[source]
-    return places[source]
 
 
 class _Assembly:

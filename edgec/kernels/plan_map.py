@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from edgec.ir.graph import Value
 from edgec.ir.layout import View
+from edgec.ir.types import Tensor
 from edgec.isa import Isa
 from edgec.kernels.base import Arg, Operands, Planned, broadcast, extent, traffic
 from edgec.kernels.expr import Expr
@@ -18,15 +19,17 @@ def elementwise(region: Region, isa: Isa, operands: Operands) -> Planned | str:
     return mapped(region.expr, region.operands, views, (region.output, operands.view(region.output)), isa)
 
 
-def copy(source: Value, view: View, output: Value, out: View, isa: Isa) -> Planned | str:
-    """A tensor moved from one place and layout to another."""
-    return mapped(Expr((source.tensor.dtype,)), (source,), (view,), (output, out), isa, "copy")
+def copy(source: Value, read: View, write: View, isa: Isa) -> Planned | str:
+    """Elements of a tensor moved from one place and layout to another; both views have one shape."""
+    output = Value("copy", Tensor(source.tensor.dtype, write.shape))
+    return mapped(Expr((source.tensor.dtype,)), (source,), (read,), (output, write), isa, "copy")
 
 
-def mapped(expr: Expr, inputs: Sequence[Value], views: Sequence[View], output: tuple[Value, View], isa: Isa, name: str = "map") -> Planned | str:
+def mapped(expr: Expr, inputs: Sequence[Value], views: Sequence[View], output: tuple[Value, View], isa: Isa,
+           name: str = "map") -> Planned | str:
     """The plan of an expression over the index space of an output."""
     value, out = output
-    if "string" in expr.arguments or any(v.tensor.dtype[0] in "c" for v in inputs):
+    if "string" in expr.arguments or any(v.tensor.dtype.startswith("c") for v in inputs):
         return f"no kernel computes on {', '.join(sorted(set(expr.arguments)))}"
     if not value.tensor.elements:
         return "there is nothing to compute"
@@ -35,7 +38,8 @@ def mapped(expr: Expr, inputs: Sequence[Value], views: Sequence[View], output: t
     except ValueError as error:
         return str(error)
     rows = task_rows(loops, isa.lanes)
-    args = (*(Arg("input", v.tensor.dtype, extent(view)) for v, view in zip(inputs, views, strict=True)), Arg("output", value.tensor.dtype, extent(out)))
+    read = (Arg("input", v.tensor.dtype, extent(view)) for v, view in zip(inputs, views, strict=True))
+    args = (*read, Arg("output", value.tensor.dtype, extent(out)))
     moved = traffic(args)
     work = value.tensor.elements * (1 + 4 * len(expr.instrs)) / isa.lanes
     plan = MapPlan(isa, args, -(-loops[0].extent // rows), loops=loops, rows=rows, expr=expr, name=name, bytes=moved,

@@ -21,7 +21,7 @@ def indices(task: Index, *counts: int) -> tuple[Index, ...]:
 
 
 def channels(number: Index, groups: Sequence[tuple[int, ...]], body: Callable[[tuple[int, ...], Index], None]) -> None:
-    """Run `body(widths, first channel)` for one group of vectors of channels: code for the first, widest kind, and for each of the others."""
+    """Run `body(widths, first channel)` for one group of vectors of channels: one code for the widest kind, one for each other group."""
     size, full = sum(groups[0]), sum(1 for g in groups if g == groups[0])
     rest = groups[full:]
     when(number < full if rest else True, lambda: body(groups[0], number * size))
