@@ -179,9 +179,19 @@ class _Pool:
             self._library.edgec_rt_destroy(ctypes.c_void_p(self.address))
 
 
+_seen: dict[str, list[tuple[int, int]]] = {}
+"""The files that were loaded from a path, by device and inode."""
+
+
 def _library(path: Path) -> ctypes.CDLL:
+    """A library. The loader goes by the spelling of the path, so another file that lies there now gets one of its own."""
     try:
-        return ctypes.CDLL(str(path))
+        facts = path.stat()
+        files = _seen.setdefault(str(path.absolute()), [])
+        file = (facts.st_dev, facts.st_ino)
+        if file not in files:
+            files.append(file)                                     # never reused: a loaded library keeps its file alive
+        return ctypes.CDLL(f"{path.absolute().parent}{'/.' * files.index(file)}/{path.name}")
     except OSError as error:
         raise DeviceError(f"{path} cannot be loaded: {error}") from error
 

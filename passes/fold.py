@@ -1,4 +1,4 @@
-"""fold: nodes whose operands are all known are computed now.
+"""fold: nodes whose operands are all known are computed now. A tensor without elements is always known.
 
 Stored weights never grow: a result that is bigger than the weights it frees stays an operation (Cast of f16 weights, Expand,
 ConstantOfShape), unless it is small. How numbers are computed stands in `arithmetic.py`.
@@ -8,10 +8,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
+import numpy as np
+
 from edgec.ir.edit import Namer, prune, rename
 from edgec.ir.graph import Array, Graph, Node, Value, captured
 from edgec.ir.infer import infer
-from edgec.ir.types import Tensor, dtype_bits, dtype_name
+from edgec.ir.types import Tensor, dtype_bits, dtype_name, numpy_dtype
 from edgec.pipeline import Context
 from passes.changes.arithmetic import CannotFold, computable, compute
 
@@ -40,7 +42,7 @@ class _Fold:
 
     def __init__(self, graph: Graph, context: Context, outer: Mapping[Value, Array], namer: Namer, learned: list[Value]) -> None:
         self.graph, self.context, self.namer, self.learned = graph, context, namer, learned
-        self.known: dict[Value, Array] = {**outer, **graph.weights}
+        self.known: dict[Value, Array] = {**outer, **_empty(graph.inputs), **graph.weights}
         self.freed = {v: _bytes(a) if graph.uses(v) == 1 else 0 for v, a in graph.weights.items()}
         self.pending: dict[Value, Node] = {}
         self.left = int(sum(_bytes(a) for a in graph.weights.values()) * SHARE)
@@ -49,6 +51,7 @@ class _Fold:
         nodes = tuple(map(self.bodies, self.graph.nodes))
         for node in nodes:
             self.consider(node)
+            self.known.update(_empty(v for v in node.outputs if v not in self.pending))
         if not self.pending:
             return self.graph if nodes == self.graph.nodes else replace(self.graph, nodes=nodes)
         while True:
@@ -148,6 +151,12 @@ class _Fold:
                  if not isinstance(v.type, Tensor) or v.type.shape != a.shape}
         self.learned += fresh
         return rename(graph, fresh)
+
+
+def _empty(values: Iterable[Value]) -> dict[Value, Array]:
+    """The numbers of values that have none: they are known without any computation."""
+    return {v: np.empty(v.dims, numpy_dtype(v.type.dtype)) for v in values
+            if isinstance(v.type, Tensor) and v.type.is_static and not v.type.elements and v.type.dtype != "string"}
 
 
 def _size(value: Value) -> int | None:

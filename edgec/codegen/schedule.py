@@ -26,7 +26,7 @@ _TIGHT = 1.05
 
 @dataclass(frozen=True)
 class Schedule:
-    """A Program, the plans of its kernels by key, and the bytes of its weights by buffer number. `notes`: what is worth a line in a report."""
+    """A Program, plans of its kernels by key, bytes of its weights by buffer number, and `notes` that are worth a line in a report."""
 
     program: Program
     plans: Mapping[str, KernelPlan]
@@ -54,7 +54,8 @@ def schedule(graph: Graph, isa: Isa, name: str, advise: Callable[[Collection[str
     if refused:
         lines = "\n".join(f"  {node.label}: {why}" for node, why in refused)
         many = f"{len(refused)} node{'s' * (len(refused) != 1)}"
-        raise UnsupportedModel(f"no kernel can be made for {many}:\n{lines}{advise({n.origin for n, _ in refused})}", [n.label for n, _ in refused])
+        advice = advise({n.origin for n, _ in refused})
+        raise UnsupportedModel(f"no kernel can be made for {many}:\n{lines}{advice}", [n.label for n, _ in refused])
     return _Assembly(graph, places, steps, isa, identifier(name)).run()
 
 
@@ -76,6 +77,8 @@ def _steps(graph: Graph, places: Places, isa: Isa) -> tuple[list[_Step], list[tu
     steps: list[_Step] = []
     refused: list[tuple[Node, str]] = []
     for node in graph.nodes:
+        if not any(v.tensor.elements for v in node.outputs):
+            continue
         if node.op in VIEW_OPS or node.op == "Concat":
             for copy in places.copied.get(node, ()):
                 made = plan_map.copy(copy.source, copy.read.view, copy.write.view, isa)
@@ -188,7 +191,8 @@ class _Assembly:
         if what.args[position].role == "weight":
             array = packed(what, position, array)
         data = np.ascontiguousarray(array).tobytes()
-        number = self.stored.get((place.root, data))          # what merely has the same numbers now is another weight: code must not depend on it
+        # what merely has the same numbers now is another weight: code must not depend on it
+        number = self.stored.get((place.root, data))
         if number is None:
             number = self._buffer(("weight", len(self.buffers)), Buffer(value.name, "weights", self.weights_bytes, len(data)))
             self.stored[place.root, data] = number

@@ -346,8 +346,8 @@ def _fused_matmul(node: Node) -> list[Type | None]:
 
 
 _OWN: Mapping[str, Callable[[Node], list[Type | None]]] = {
-    **dict.fromkeys(("com.microsoft.Gelu", "com.microsoft.FastGelu", "com.microsoft.BiasGelu", "com.microsoft.QuickGelu", "edgec.Reorder"),
-                    _as_first),
+    **dict.fromkeys(("com.microsoft.Gelu", "com.microsoft.FastGelu", "com.microsoft.BiasGelu", "com.microsoft.QuickGelu", "edgec.Reorder",
+                     "GroupNormalization", "MeanVarianceNormalization"), _as_first),
     "com.microsoft.SkipLayerNormalization": _skip_norm, "com.microsoft.SkipSimplifiedLayerNormalization": _skip_norm,
     "com.microsoft.FusedMatMul": _fused_matmul,
 }

@@ -8,6 +8,7 @@ from edgec.ir.types import Tensor
 from edgec.isa import Isa
 from edgec.kernels.base import Arg, Operands, Planned, broadcast, extent, traffic
 from edgec.kernels.expr import Expr
+from edgec.kernels.functions import refusal
 from edgec.kernels.map import MapPlan, nest, task_rows
 from edgec.kernels.region import Region
 
@@ -33,6 +34,8 @@ def mapped(expr: Expr, inputs: Sequence[Value], views: Sequence[View], output: t
         return f"no kernel computes on {', '.join(sorted(set(expr.arguments)))}"
     if not value.tensor.elements:
         return "there is nothing to compute"
+    if reason := refusal(expr):
+        return reason
     try:
         loops = nest([*views, out])
     except ValueError as error:

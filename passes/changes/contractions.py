@@ -33,6 +33,19 @@ def plain_gemm(node: Node, edit: Sweep) -> Sequence[Value] | None:
     return [made]
 
 
+def matmul_of_stacks(node: Node, edit: Sweep) -> Sequence[Value] | None:
+    """A stack of right factors wants a stack of left ones that is as long: kernels walk through both."""
+    a, b = node.inputs
+    left, right, result = dims(a), dims(b), dims(node.output)
+    if a is None or left is None or right is None or result is None or min(len(left), len(right)) < 2:  # noqa: PLR2004  matrices
+        return None
+    if left[:-2] == result[:-2] or prod(right[:-2]) == 1 or prod(left[:-2]) == prod(result[:-2]):
+        return None
+    whole = (*result[:-2], *left[-2:])
+    wide = edit.node(node, "Expand", (a, edit.integers(f"{node.output.name}.stack", whole)), whole)
+    return edit.remake(node, inputs=(wide, b))
+
+
 def einsum_as_matmul(node: Node, edit: Sweep) -> Sequence[Value] | None:
     """An Einsum of one or two operands without dots and diagonals is sums, transposes, and one product of stacked matrices."""
     read = _terms(node.attrs["equation"])
@@ -84,4 +97,4 @@ def _terms(equation: str) -> tuple[list[str], str] | None:
     return terms, result
 
 
-CHANGES: Changes = {"Gemm": (plain_gemm,), "Einsum": (einsum_as_matmul,)}
+CHANGES: Changes = {"Gemm": (plain_gemm,), "MatMul": (matmul_of_stacks,), "Einsum": (einsum_as_matmul,)}

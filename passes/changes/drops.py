@@ -63,7 +63,7 @@ def drop_same_size(node: Node, edit: Sweep) -> Sequence[Value] | None:
     scales = edit.constant(node.input(2))
     if not same or (node.input(2) is not None and (scales is None or (scales != 1).any())):
         return None
-    return _forward(node, edit, node.inputs[0])
+    return _forward(node, edit, node.inputs[0]) or edit.remake(node, "Identity", node.inputs[:1], {})
 
 
 def drop_single(node: Node, edit: Sweep) -> Sequence[Value] | None:

@@ -99,6 +99,17 @@ def sum_of(node: Node, edit: Sweep) -> Sequence[Value] | None:
     return [draft(after, total) if after else total]
 
 
+def of_no_axes(node: Node, edit: Sweep) -> Sequence[Value] | None:
+    """A reduction over no axes is what it does to each element."""
+    x = node.inputs[0]
+    if x is None or (known := dims(x)) is None or axes(edit, node, len(known)) != [] or dims(node.output) is None or 0 in known:
+        return None
+    draft = Draft(edit, node)
+    if node.op == "ReduceSumSquare":
+        return [draft("Mul", x, x)]
+    return [draft({"ReduceL1": "Abs", "ReduceL2": "Abs", "ReduceLogSum": "Log"}.get(node.op, "Identity"), x)]
+
+
 def log_of_sum_of_exponents(node: Node, edit: Sweep) -> Sequence[Value] | None:
     """ReduceLogSumExp: the largest is taken out first, so that no exponent overflows; kept finite, so that infinities come out right."""
     x = node.inputs[0]
@@ -140,9 +151,11 @@ def two_at_a_time(node: Node, edit: Sweep) -> Sequence[Value] | None:
 
 _LARGEST = {"f16": 65504.0, "bf16": float.fromhex("0x1.FEp127"), "f32": float.fromhex("0x1.FFFFFEp127"),
             "f64": float.fromhex("0x1.FFFFFFFFFFFFFp1023")}
+_PLAIN = ("ReduceSum", "ReduceMean", "ReduceProd", "ReduceMax", "ReduceMin")
 _SUMS = ("ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum")
 CHANGES: Changes = {
     "InstanceNormalization": (instance_norm,), "GroupNormalization": (group_norm,), "MeanVarianceNormalization": (mean_variance_norm,),
-    "LRN": (local_response_norm,), "LpNormalization": (unit_length,), "ReduceLogSumExp": (log_of_sum_of_exponents,),
-    **dict.fromkeys(_SUMS, (sum_of,)), **dict.fromkeys(("Sum", "Mean", "Max", "Min"), (two_at_a_time,)),
+    "LRN": (local_response_norm,), "LpNormalization": (unit_length,), "ReduceLogSumExp": (of_no_axes, log_of_sum_of_exponents),
+    **dict.fromkeys(_SUMS, (of_no_axes, sum_of)), **dict.fromkeys(_PLAIN, (of_no_axes,)),
+    **dict.fromkeys(("Sum", "Mean", "Max", "Min"), (two_at_a_time,)),
 }
