@@ -7,6 +7,7 @@ transpose wants whatever makes it free. Values that share memory (concatenations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from edgec.codegen.place import VIEW_OPS, Places
 from edgec.errors import UsageError
@@ -47,7 +48,7 @@ def _settle(graph: Graph, isa: Isa) -> Graph:
         loose = [v for v in dict.fromkeys(node.inputs) if v is not None and v not in graph.weights and not places[v].view.dense]
         parts = [v for v in node.outputs if not places[v].view.dense]
         for group in (*([v] for v in loose), loose, [*loose, *parts]):
-            straight = Operands(lambda v, g=tuple(group): View.of(v.dims) if v in g else places[v].view, operands.constant, operands.ints, operands.floats)  # type: ignore[misc]
+            straight = replace(operands, view=partial(_straight, places, frozenset(group)))
             if group and not isinstance(plan(node, isa, straight), str):
                 fresh = {v: Value(name(f"{v.name}.copy"), replace(v.tensor, layout=None)) for v in group}
                 before = [Node("edgec.Reorder", (v,), (new,), origin=node.origin) for v, new in fresh.items() if v not in parts]
@@ -56,6 +57,11 @@ def _settle(graph: Graph, isa: Isa) -> Graph:
                 made[node] = [*before, replace(node, inputs=inputs, outputs=outputs), *after]
                 break
     return splice(graph, made)
+
+
+def _straight(places: Places, copied: frozenset[Value], value: Value) -> View:
+    """Where a value lies once some are copied to row-major memory of their own."""
+    return View.of(value.dims) if value in copied else places[value].view
 
 
 class _Layouts:
@@ -106,7 +112,7 @@ class _Layouts:
         if _is_image(value) and ("image" in asked or (not asked and _kind(node) in _IMAGE_KINDS)):
             return self._image(value)
         layouts = [w for w in asked if isinstance(w, Layout)]
-        if layouts and (_kind(node) or node.op in ("Concat",)):
+        if layouts and (_kind(node) or node.op == "Concat"):
             return layouts[0]
         return None
 

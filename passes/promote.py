@@ -31,7 +31,8 @@ def run(graph: Graph, context: Context) -> Graph:
             now[value] = Value(name(f"{value.name}.f32"), _single(value))
             before.append(Node("Cast", (value,), (now[value],), attributes(to=_CODES["f32"]), origin=value.name))
     nodes = [_node(n, now) for n in graph.nodes]
-    after = [Node("Cast", (now[v],), (v,), attributes(to=_CODES[v.tensor.dtype]), origin=v.name) for v in dict.fromkeys(graph.outputs) if v in made]
+    narrowed = [v for v in dict.fromkeys(graph.outputs) if v in made]
+    after = [Node("Cast", (now[v],), (v,), attributes(to=_CODES[v.tensor.dtype]), origin=v.name) for v in narrowed]
     for n in graph.nodes:
         if any(map(_half, n.outputs)):
             context.did("promote-half", n)
@@ -43,7 +44,8 @@ def _node(node: Node, now: dict[Value, Value]) -> Node:
     outputs = tuple(now.get(v, v) for v in node.outputs)
     if inputs == node.inputs and outputs == node.outputs:
         return node
-    attrs = {**node.attrs, "to": _CODES["f32"]} if node.op == "Cast" and node.attrs.get("to") in (_CODES["f16"], _CODES["bf16"]) else dict(node.attrs)
+    narrows = node.op == "Cast" and node.attrs.get("to") in {_CODES[dtype] for dtype in _HALF}
+    attrs = {**node.attrs, "to": _CODES["f32"]} if narrows else node.attrs
     return replace(node, inputs=inputs, outputs=outputs, attrs=attributes(**attrs))
 
 

@@ -1,5 +1,7 @@
 """A detector of YOLOv8's shape with seeded weights: SiLU, C2f, SPPF, Resize, three heads, distribution focal loss decoding."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -11,9 +13,10 @@ class _Net:
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
 
-    def op(self, op: str, *inputs: str, outputs: int = 1, **attrs: object) -> str:
+    def op(self, op: str, *inputs: str, outputs: int = 1, **attrs: Any) -> str:
         name = f"{op}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op, list(inputs), [f"{name}_{i}" if outputs > 1 else name for i in range(outputs)], name=name, **attrs))
+        results = [f"{name}_{i}" for i in range(outputs)] if outputs > 1 else [name]
+        self.nodes.append(helper.make_node(op, list(inputs), results, name=name, **attrs))
         return name
 
     def weight(self, array: np.ndarray) -> str:
@@ -45,8 +48,8 @@ class _Net:
         return self.conv(self.op("Concat", *y, axis=1), 2 * c, c)
 
     def up(self, x: str) -> str:
-        return self.op("Resize", x, "", self.weight(np.array([1, 1, 2, 2], np.float32)), mode="nearest", coordinate_transformation_mode="asymmetric",
-                       nearest_mode="floor")
+        scales = self.weight(np.array([1, 1, 2, 2], np.float32))
+        return self.op("Resize", x, "", scales, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")
 
 
 def detector(size: int = 64, width: int = 16, classes: int = 8, seed: int = 0) -> onnx.ModelProto:

@@ -35,7 +35,8 @@ def check(isa: Isa, nodes: Sequence[Node], inputs: dict[Value, Array], weights: 
         fused = nodes[0]
     else:
         outer = tuple(dict.fromkeys(v for n in nodes for v in n.inputs if v is not None and v in {**inputs, **weights}))
-        fused = Node("edgec.Fused", outer, (output,), MappingProxyType({"kind": "test", "body": Graph("body", outer, (output,), tuple(nodes))}))
+        body = Graph("body", outer, (output,), tuple(nodes))
+        fused = Node("edgec.Fused", outer, (output,), MappingProxyType({"kind": "test", "body": body}))
     planned = plan(fused, isa, Operands.of(weights, lambda v: v.tensor.view))
     assert not isinstance(planned, str), planned
     arrays = []
@@ -88,20 +89,22 @@ def test_convolution(case: dict[str, Any], isa: Isa) -> None:
     strides, dilations = case.get("strides", (1, 1)), case.get("dilations", (1, 1))
     pads, group = case.get("pads", (0, 0, 0, 0)), case.get("group", 1)
     n, c, h, w = case["x"]
-    out = [window(s, k, st, d, (pads[i], pads[i + 2])) for i, (s, k, st, d) in enumerate(zip((h, w), case["k"], strides, dilations, strict=True))]
+    out = [window(size, case["k"][i], strides[i], dilations[i], (pads[i], pads[i + 2])) for i, size in enumerate((h, w))]
     x = tensor("x", case["x"], layout_of(case["lx"]))
     weight, bias = tensor("w", (case["m"], c // group, *case["k"])), tensor("b", (case["m"],))
     shape = (n, case["m"], *out)
     y, z, r, scale = tensor("y", shape), tensor("z", shape), tensor("r", shape, layout_of(case["ly"])), tensor("s", (case["m"], 1, 1))
     result = tensor("out", shape, layout_of(case["ly"]))
-    attrs = MappingProxyType({"kernel_shape": list(case["k"]), "strides": list(strides), "dilations": list(dilations), "pads": list(pads), "group": group})
+    attrs = MappingProxyType({"kernel_shape": list(case["k"]), "strides": list(strides), "dilations": list(dilations), "pads": list(pads),
+                              "group": group})
     nodes = [Node("Conv", (x, weight, bias), (y,), attrs), Node("Mul", (y, scale), (z,)), Node("Add", (z, r), (result,))]
     check(isa, nodes, {x: numbers(rng, x), r: numbers(rng, r)}, {v: numbers(rng, v) for v in (weight, bias, scale)})
 
 
 @pytest.mark.parametrize("isa", on(AVX512, A72))
 @pytest.mark.parametrize(("c", "m", "k", "stride", "pads", "group"), [
-    (8, 12, (2, 2), 2, (0, 0, 0, 0), 1), (5, 3, (4, 4), 2, (1, 1, 1, 1), 1), (6, 4, (3, 3), 3, (1, 0, 1, 2), 2), (4, 4, (3, 2), 1, (1, 0, 1, 1), 1)])
+    (8, 12, (2, 2), 2, (0, 0, 0, 0), 1), (5, 3, (4, 4), 2, (1, 1, 1, 1), 1), (6, 4, (3, 3), 3, (1, 0, 1, 2), 2),
+    (4, 4, (3, 2), 1, (1, 0, 1, 1), 1)])
 def test_transposed_convolution(c: int, m: int, k: tuple[int, int], stride: int, pads: tuple[int, ...], group: int, isa: Isa) -> None:
     rng = np.random.default_rng(2)
     x = tensor("x", (2, c, 5, 6), NHWC)
@@ -116,7 +119,8 @@ def test_transposed_convolution(c: int, m: int, k: tuple[int, int], stride: int,
 def test_product_with_weights(a: tuple[int, ...], b: tuple[int, int], isa: Isa) -> None:
     rng = np.random.default_rng(3)
     x, w, y, bias, out = tensor("x", a), tensor("w", b), tensor("y", (*a[:-1], b[1])), tensor("b", (b[1],)), tensor("o", (*a[:-1], b[1]))
-    check(isa, [Node("MatMul", (x, w), (y,)), Node("Add", (y, bias), (out,))], {x: numbers(rng, x)}, {w: numbers(rng, w), bias: numbers(rng, bias)})
+    nodes = [Node("MatMul", (x, w), (y,)), Node("Add", (y, bias), (out,))]
+    check(isa, nodes, {x: numbers(rng, x)}, {w: numbers(rng, w), bias: numbers(rng, bias)})
 
 
 @pytest.mark.parametrize("isa", on(AVX512, A72))
@@ -140,7 +144,8 @@ def test_pool(op: str, extra: dict[str, int], layout: Layout, isa: Isa) -> None:
 
 @pytest.mark.parametrize("isa", on(AVX512, A72))
 @pytest.mark.parametrize(("shape", "other", "layouts"), [
-    ((2, 16, 5, 3), (16, 1, 1), (blocked(8), None, NHWC)), ((1, 5, 7, 9), (1, 5, 7, 9), (None, NHWC, None)), ((3, 1, 33), (1, 4, 33), (None, None, None)),
+    ((2, 16, 5, 3), (16, 1, 1), (blocked(8), None, NHWC)), ((1, 5, 7, 9), (1, 5, 7, 9), (None, NHWC, None)),
+    ((3, 1, 33), (1, 4, 33), (None, None, None)),
     ((100001,), (1,), (None, None, None))])
 def test_map(shape: tuple[int, ...], other: tuple[int, ...], layouts: tuple[Layout | None, ...], isa: Isa) -> None:
     rng = np.random.default_rng(6)

@@ -15,7 +15,8 @@ LAYOUTS = [None, Layout((0, 2, 3, 1)), Layout((0, 1, 2, 3), ((1, 4),)), Layout((
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("shape", [(2, 24, 3, 5), (48, 15), (2, 3, 8, 3, 5), (2, 8, 3, 15), (2, 2, 12, 15), (720,), (2, 24, 15), (2, 24, 1, 3, 5), (2, 4, 6, 3, 5)])
+@pytest.mark.parametrize("shape", [(2, 24, 3, 5), (48, 15), (2, 3, 8, 3, 5), (2, 8, 3, 15), (2, 2, 12, 15), (720,), (2, 24, 15),
+                                   (2, 24, 1, 3, 5), (2, 4, 6, 3, 5)])
 def test_reshape_is_what_numpy_does_or_nothing(layout: Layout | None, shape: tuple[int, ...]) -> None:
     view = View.of((2, 24, 3, 5), layout)
     made = view.reshape(shape)

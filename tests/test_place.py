@@ -21,12 +21,12 @@ def simulate(given: Graph) -> Places:
     inputs = feeds(given, 1)
 
     def storage(place: Place, like: Array) -> Array:
-        tensor = place.root.tensor
-        size = tensor.layout.elements(tensor.dims) if tensor.layout else tensor.elements
-        return memory.setdefault(place.root, np.full(size, np.nan).astype(like.dtype) if like.dtype.kind == "f" else np.zeros(size, like.dtype))
+        fill = np.nan if like.dtype.kind == "f" else 0
+        return memory.setdefault(place.root, np.full(place.root.tensor.elements, fill, like.dtype))
 
     def read(place: Place) -> Array:
-        return memory[place.root][offsets(place.view) + place.offset].reshape(place.view.shape)
+        found: Array = memory[place.root][offsets(place.view) + place.offset].reshape(place.view.shape)
+        return found
 
     def write(place: Place, array: Array) -> None:
         storage(place, array)[offsets(place.view) + place.offset] = array.reshape(-1)
@@ -80,7 +80,8 @@ def test_blocks_are_written_in_place() -> None:
 
 def test_what_a_concat_cannot_own_is_copied() -> None:
     """Inputs, weights, results, operands that come twice, and operands of another Concat."""
-    made = simulate(graph("%x: f32[2,3]", "%w: f32[2,3] = random 1", "%a: f32[2,3] = Relu(%x)", "%b: f32[2,3] = Abs(%x)", "%r: f32[2,3] = Neg(%x)",
+    made = simulate(graph("%x: f32[2,3]", "%w: f32[2,3] = random 1", "%a: f32[2,3] = Relu(%x)", "%b: f32[2,3] = Abs(%x)",
+                          "%r: f32[2,3] = Neg(%x)",
                           "%c: f32[2,18] = Concat(%x, %w, %a, %a, %b, %r) {axis=1}", "%d: f32[4,3] = Concat(%b, %x) {axis=0}",
                           "%y: f32[2,18] = Exp(%c)", "%z: f32[4,3] = Exp(%d)", returns="%y, %z, %r"))
     assert copies(made) == ["c"] * 6 + ["d"]                   # %b lies in the later Concat
@@ -94,7 +95,8 @@ def test_a_result_may_be_a_concat() -> None:
 
 def test_concats_in_concats() -> None:
     made = simulate(graph("%x: f32[2,3]", "%a: f32[2,3] = Relu(%x)", "%b: f32[2,3] = Abs(%x)", "%c: f32[4,3] = Concat(%a, %b) {axis=0}",
-                          "%d: f32[4,2] = random 1", "%e: f32[4,2] = Exp(%d)", "%f: f32[4,5] = Concat(%c, %e) {axis=1}", "%y: f32[4,5] = Neg(%f)"))
+                          "%d: f32[4,2] = random 1", "%e: f32[4,2] = Exp(%d)", "%f: f32[4,5] = Concat(%c, %e) {axis=1}",
+                          "%y: f32[4,5] = Neg(%f)"))
     assert copies(made) == []
     assert place(made, "b").offset == 10
     assert place(made, "b").view.axes[0].stride == 5
@@ -115,7 +117,8 @@ def test_views_on_the_way_to_a_concat() -> None:
 
 def test_views_on_the_way_to_a_concat_in_a_concat() -> None:
     """The inner Concat's rows have gaps, whatever it looks like on its own."""
-    made = simulate(graph("%x: f32[4,5], %z: f32[1,4,5]", "%a: f32[4,5] = Relu(%x)", "%k: i64[3] = dense [1, 4, 5]", "%r: f32[1,4,5] = Reshape(%a, %k)",
+    made = simulate(graph("%x: f32[4,5], %z: f32[1,4,5]", "%a: f32[4,5] = Relu(%x)", "%k: i64[3] = dense [1, 4, 5]",
+                          "%r: f32[1,4,5] = Reshape(%a, %k)",
                           "%b: f32[1,4,5] = Abs(%z)", "%c: f32[1,8,5] = Concat(%r, %b) {axis=1}", "%d: f32[1,8,5] = Exp(%c)",
                           "%e: f32[1,8,10] = Concat(%d, %c) {axis=2}", "%y: f32[1,8,10] = Neg(%e)"))
     assert copies(made) == ["c"]
@@ -131,8 +134,10 @@ def test_a_view_that_others_read_too_stays_where_it_is() -> None:
 
 def test_a_slice_of_what_lies_in_a_concat() -> None:
     made = simulate(graph("%x: f32[2,6]", "%a: f32[2,6] = Relu(%x)", "%b: f32[2,1] = random 1", "%e: f32[2,1] = Exp(%b)",
-                          "%c: f32[2,7] = Concat(%e, %a) {axis=1}", "%i: i64[1] = dense [-1]", "%j: i64[1] = dense [-9]", "%n: i64[1] = dense [1]",
-                          "%m: i64[1] = dense [-2]", "%s: f32[2,3] = Slice(%a, %i, %j, %n, %m)", "%y: f32[2,3] = Neg(%s)", "%z: f32[2,7] = Exp(%c)",
+                          "%c: f32[2,7] = Concat(%e, %a) {axis=1}", "%i: i64[1] = dense [-1]", "%j: i64[1] = dense [-9]",
+                          "%n: i64[1] = dense [1]",
+                          "%m: i64[1] = dense [-2]", "%s: f32[2,3] = Slice(%a, %i, %j, %n, %m)", "%y: f32[2,3] = Neg(%s)",
+                          "%z: f32[2,7] = Exp(%c)",
                           returns="%y, %z"))
     assert copies(made) == []
     found = place(made, "s")
@@ -147,9 +152,11 @@ def test_expand_and_transpose_are_strides() -> None:
 
 
 @pytest.mark.parametrize(("statement", "shape"), [
-    ("Reshape(%x, %k)", "6"), ("Transpose(%x)", "3,2"), ("Identity(%x)", "2,3"), ("Slice(%x, %z, %o, %o)", "2,1"), ("Expand(%x, %e)", "4,2,3")])
+    ("Reshape(%x, %k)", "6"), ("Transpose(%x)", "3,2"), ("Identity(%x)", "2,3"),
+    ("Slice(%x, %z, %o, %o)", "2,1"), ("Expand(%x, %e)", "4,2,3")])
 def test_a_result_that_is_a_view_of_an_input_is_copied(statement: str, shape: str) -> None:
-    made = simulate(graph("%x: f32[2,3]", "%k: i64[1] = dense [6]", "%e: i64[3] = dense [4, 2, 3]", "%z: i64[1] = dense [0]", "%o: i64[1] = dense [1]",
+    made = simulate(graph("%x: f32[2,3]", "%k: i64[1] = dense [6]", "%e: i64[3] = dense [4, 2, 3]", "%z: i64[1] = dense [0]",
+                          "%o: i64[1] = dense [1]",
                           f"%y: f32[{shape}] = {statement}"))
     assert copies(made) == ["y"]
 
@@ -163,7 +170,8 @@ def test_a_reshape_that_strides_cannot_say_is_copied() -> None:
 
 
 def test_a_reorder_is_a_copy() -> None:
-    made = simulate_reorder(graph("%x: f32[1,8,3,5]", f"%a: f32[1,8,3,5]/{BLOCKED} = Relu(%x)", "%b: f32[1,8,3,5] = Identity(%a)", "%y: f32[1,8,3,5] = Neg(%b)"))
+    made = simulate_reorder(graph("%x: f32[1,8,3,5]", f"%a: f32[1,8,3,5]/{BLOCKED} = Relu(%x)", "%b: f32[1,8,3,5] = Identity(%a)",
+                                  "%y: f32[1,8,3,5] = Neg(%b)"))
     assert copies(made) == ["b"]
 
 
@@ -174,14 +182,16 @@ def simulate_reorder(given: Graph) -> Places:
 
 
 def test_refusals() -> None:
-    cut = graph("%x: f32[1,8,3,5]", f"%a: f32[1,8,3,5]/{BLOCKED} = Relu(%x)", "%z: i64[1] = dense [2]", "%e: i64[1] = dense [6]", "%o: i64[1] = dense [1]",
+    cut = graph("%x: f32[1,8,3,5]", f"%a: f32[1,8,3,5]/{BLOCKED} = Relu(%x)", "%z: i64[1] = dense [2]", "%e: i64[1] = dense [6]",
+                "%o: i64[1] = dense [1]",
                 "%s: f32[1,4,3,5] = Slice(%a, %z, %e, %o)", "%y: f32[1,4,3,5] = Neg(%s)")
     with pytest.raises(UnsupportedModel, match="Slice that makes %s cannot be copied"):
         Places(cut)
     unknown = graph("%x: f32[8], %z: i64[1]", "%e: i64[1] = dense [6]", "%s: f32[4] = Slice(%x, %z, %e)", "%y: f32[4] = Neg(%s)")
     with pytest.raises(UnsupportedModel, match="bounds that are not known"):
         Places(unknown)
-    blocks = graph("%x: f32[1,2,3,5]", "%a: f32[1,2,3,5] = Relu(%x)", f"%b: f32[1,4,3,5]/{BLOCKED} = Concat(%a, %a) {{axis=1}}", "%d: f32[1,8,3,5] = random 1",
+    blocks = graph("%x: f32[1,2,3,5]", "%a: f32[1,2,3,5] = Relu(%x)", f"%b: f32[1,4,3,5]/{BLOCKED} = Concat(%a, %a) {{axis=1}}",
+                   "%d: f32[1,8,3,5] = random 1",
                    f"%c: f32[1,12,3,5]/{BLOCKED} = Concat(%a, %b, %a, %b) {{axis=1}}", "%y: f32[1,12,3,5] = Neg(%c)")
     with pytest.raises(UnsupportedModel, match="cuts a block"):
         Places(blocks)

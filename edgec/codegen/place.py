@@ -28,7 +28,7 @@ class Place:
     def part(self, axis: int, start: int, step: int, count: int) -> "Place | None":
         """Every step-th element from `start` along an axis; None where a block is cut."""
         made = self.view.slice(axis, start, step, count)
-        return made and Place(self.root, self.offset + made[1], made[0])
+        return Place(self.root, self.offset + made[1], made[0]) if made is not None else None
 
     def same(self, other: "Place") -> bool:
         """Whether each index lies at the same address."""
@@ -102,7 +102,7 @@ class Places:
                 return None                                    # it is there to be a copy
             case _:
                 view = _moved(node, source.view)
-                return view and Place(source.root, source.offset, view)
+                return Place(source.root, source.offset, view) if view is not None else None
 
     def _copy(self, node: Node, source: Value) -> Copy:
         """The copy of all elements of an operand into the node's output, in the index space of one or the other."""
@@ -114,7 +114,8 @@ class Places:
                 return Copy(source, Place(read.root, read.offset, view), write)
             if (view := write.view.reshape(read.view.shape)) is not None:
                 return Copy(source, read, Place(write.root, write.offset, view))
-        raise UnsupportedModel(f"{node.label} cannot be copied from {source.tensor.layout} to {node.outputs[0].tensor.layout}", [node.label])
+        layouts = f"from {source.tensor.layout} to {node.outputs[0].tensor.layout}"
+        raise UnsupportedModel(f"{node.label} cannot be copied {layouts}", [node.label])
 
     def _bounds(self, node: Node, shape: Sequence[int]) -> list[tuple[int, int, int]]:
         """(axis, start, step) for each axis that a Slice cuts."""

@@ -91,7 +91,8 @@ class Program:
     alignment: int = 64
 
     def __str__(self) -> str:
-        lines = [f"program {self.name}: arena {self.arena_bytes} bytes (bound {self.arena_lower_bound}), weights {self.weights_bytes} bytes"]
+        arena = f"arena {self.arena_bytes} bytes (bound {self.arena_lower_bound})"
+        lines = [f"program {self.name}: {arena}, weights {self.weights_bytes} bytes"]
         lines += [f"  b{i} {b.region}+{b.offset} {b.bytes} bytes ; {b.name}" for i, b in enumerate(self.buffers)]
         for i, s in enumerate(self.steps):
             args = ", ".join(f"{'&' if o.write else ''}b{o.buffer}" + (f"+{o.offset}" if o.offset else "") for o in s.operands)

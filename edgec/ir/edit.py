@@ -1,6 +1,7 @@
 """Edits: each makes a new graph in one sweep, whatever the number of changes, and reaches into bodies."""
 
-from collections.abc import Callable, Iterable, Mapping
+import heapq
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -69,7 +70,7 @@ def splice(graph: Graph, instead: Mapping[Node, Iterable[Node]], weights: Mappin
     """
     if not instead and not weights:
         return graph
-    nodes = tuple(new for old in graph.nodes for new in (instead[old] if old in instead else (old,)))
+    nodes = tuple(new for old in graph.nodes for new in instead.get(old, (old,)))
     return replace(graph, nodes=nodes, weights={**graph.weights, **weights})
 
 
@@ -109,15 +110,13 @@ def sort(graph: Graph) -> Graph:
     readers: dict[Value, list[Node]] = {}
     ready: list[Node] = []
     for node in graph.nodes:
-        needs = {v for v in (*node.inputs, *(c for _, b in node.bodies for c in captured(b))) if v is not None and v in made and v not in done}
+        needs = {v for v in reads(node) if v in made and v not in done}
         waiting[node] = len(needs)
         for v in needs:
             readers.setdefault(v, []).append(node)
         if not needs:
             ready.append(node)
     place = {n: i for i, n in enumerate(graph.nodes)}
-    import heapq  # noqa: PLC0415
-
     heap = [place[n] for n in ready]
     heapq.heapify(heap)
     order: list[Node] = []
@@ -161,11 +160,8 @@ def attributes(**attrs: Any) -> Mapping[str, Any]:
     return MappingProxyType(attrs)
 
 
-Rewrite = Callable[[Graph], Graph]
-
-
 def without(graph: Graph, nodes: Iterable[Node]) -> list[str]:
-    """Names of the values that a graph would have to return to do without some nodes and all that depends on them; empty when nothing is left."""
+    """Names of the values that a graph must return to do without some nodes and all that depends on them; empty when nothing is left."""
     bad, tainted = set(nodes), set[Value]()
     for node in graph.nodes:
         if node in bad or any(v in tainted for v in reads(node)):

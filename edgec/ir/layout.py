@@ -141,7 +141,7 @@ class View:
                     take.append(wanted.pop(0))
                     want *= take[-1]
             whole = _merge(group)
-            parts = whole and _split(whole, take)
+            parts = _split(whole, take) if whole is not None else None
             if parts is None:
                 return None
             found += parts

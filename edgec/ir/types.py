@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -19,17 +20,17 @@ _NUMPY = {
     "f8e5m2": ml_dtypes.float8_e5m2, "f8e5m2fnuz": ml_dtypes.float8_e5m2fnuz,
     "f8e8m0": ml_dtypes.float8_e8m0fnu, "f4e2m1": ml_dtypes.float4_e2m1fn,
 }
-DTYPES = {name: np.dtype(kind) for name, kind in _NUMPY.items()}
+DTYPES: dict[str, np.dtype[Any]] = {name: np.dtype(kind) for name, kind in _NUMPY.items()}
 _NAMES = {kind: name for name, kind in DTYPES.items()}
 _BITS = {"i4": 4, "u4": 4, "i2": 2, "u2": 2, "f4e2m1": 4}
 
 
-def numpy_dtype(name: str) -> np.dtype:  # type: ignore[type-arg]
+def numpy_dtype(name: str) -> np.dtype[Any]:
     """The numpy dtype of a short name; KeyError when there is none."""
     return DTYPES[name]
 
 
-def dtype_name(kind: np.dtype) -> str:  # type: ignore[type-arg]
+def dtype_name(kind: np.dtype[Any]) -> str:
     """The short name of a numpy dtype: f32 for float32. Every kind of text is `string`."""
     return "string" if kind.kind in "USOT" else _NAMES[np.dtype(kind)]
 

@@ -43,4 +43,4 @@ ELEMENTWISE: dict[str, int] = {
                      "Softsign", "Gelu", "Mish", "Swish", "Sin", "Cos", "Cast", "IsNaN", "IsInf", "Identity"), 1),
     "Where": 3, "Clip": 3,
 }
-"""The operators an Expr may hold, with their largest number of arguments; Clip's absent bounds are simply not there (attrs `min`, `max`)."""
+"""The operators an Expr may hold, with their numbers of arguments; a Clip with one bound is Min or Max there (see region.py)."""

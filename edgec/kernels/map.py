@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 
 from edgec.ir.layout import Axis, View
@@ -46,13 +47,19 @@ def split(axes: Sequence[Axis]) -> list[tuple[int, tuple[int, ...]]]:
     cuts = sorted({a.block for a in axes if a.block and a.block < extent})
     sizes = [1, *cuts, extent]
     loops = []
-    for low, high in zip(sizes, sizes[1:], strict=False):
+    for low, high in pairwise(sizes):
         if high % low:
             raise ValueError(f"blocks of {low} do not divide {high}")
         if high != low:
-            loops.append((high // low, tuple(a.at(low) if a.block and a.block < extent and low >= a.block else low * (a.inner if a.block else a.stride)
-                                             for a in axes)))
+            loops.append((high // low, tuple(_step(a, low) for a in axes)))
     return loops[::-1] or [(1, tuple(0 for _ in axes))]
+
+
+def _step(axis: Axis, n: int) -> int:
+    """How far n neighbors reach that lie in one block, or are whole blocks."""
+    if axis.block and n < min(axis.block, axis.extent):
+        return n * axis.inner
+    return axis.at(n)
 
 
 def nest(views: Sequence[View]) -> tuple[Loop, ...]:

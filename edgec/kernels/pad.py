@@ -13,7 +13,11 @@ _STATIC = 1024
 
 @dataclass(frozen=True)
 class PadPlan(KernelPlan):
-    """args: input, [value], output. `before`: pads at the begin of each axis. `order`: axes from outermost to innermost in the output's memory."""
+    """args: input, [value], output; tasks are the positions along the first axis of `order`.
+
+    `before`: pads at the begin of each axis. `order`: axes from outermost to innermost in the output's memory. `value`: whether one is
+    given; else it is zero.
+    """
 
     x: View
     y: View
@@ -74,12 +78,14 @@ def pad(region: Region, isa: Isa, operands: Operands) -> Planned | str:
     x, y = operands.view(value), operands.view(region.output)
     if any(b < 0 or a.extent + b > o.extent for b, a, o in zip(before, x.axes, y.axes, strict=True)):
         return "Pad cuts something off"
-    order = tuple(sorted(range(len(before)), key=lambda a: (-(y.axes[a].inner if y.axes[a].block else y.axes[a].stride), -y.axes[a].extent)))
+    steps = [a.inner if a.block else a.stride for a in y.axes]
+    order = tuple(sorted(range(len(before)), key=lambda a: (-steps[a], -y.axes[a].extent)))
     if y.axes[order[-1]].extent > _STATIC:
         return "Pad along an axis that is too long to lay out"
     args = [Arg("input", value.tensor.dtype, extent(x)), *([Arg("input", fill.tensor.dtype, 1)] if fill else []),
             Arg("output", region.result.dtype, extent(y))]
     moved = traffic(args)
-    plan = PadPlan(isa, tuple(args), y.axes[order[0]].extent if len(order) > 1 else 1, x=x, y=y, before=before, order=order, value=fill is not None,
-                   bytes=moved, cycles=moved / max(1.0, isa.l2_bytes_per_cycle or 16.0))
+    tasks = y.axes[order[0]].extent if len(order) > 1 else 1
+    plan = PadPlan(isa, tuple(args), tasks, x=x, y=y, before=before, order=order, value=fill is not None, bytes=moved,
+                   cycles=moved / max(1.0, isa.l2_bytes_per_cycle or 16.0))
     return Planned(plan, (value, *((fill,) if fill else ())))

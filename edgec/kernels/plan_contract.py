@@ -87,15 +87,15 @@ def product(region: Region, isa: Isa, operands: Operands) -> Planned | str:
     views = _matrices([left, operands.view(region.output), *epilogue_views(region, operands)])
     if views is None:
         return "the rows of these operands do not lie at one step"
-    w = None
+    w: View | None = None
     if not operands.constant(b) or len(b.dims) != 2:            # noqa: PLR2004
         right = operands.view(b)
         if node.attrs.get("transB"):
             right = right.transpose((1, 0))
-        w = _right(right, out_shape)
-        if isinstance(w, str):
-            return w
-        batches = w.axes[0].extent
+        seen = _right(right, out_shape)
+        if isinstance(seen, str):
+            return seen
+        w, batches = seen, seen.axes[0].extent
         if views[1].axes[2].extent != 1 and batches > 1:
             return "the rows of these operands do not lie at one step"
         if batches not in (1, views[1].axes[0].extent):

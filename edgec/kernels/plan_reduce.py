@@ -26,8 +26,9 @@ def reduction(region: Region, isa: Isa, operands: Operands) -> Planned | str:
     params = [v for v in region.anchor_inputs[1:] if v is not None] if node.op not in _AXES_INPUT else []
     inputs = (source, *params, *region.operands)
     loads = loads_of(region.operands, 1 + len(params), operands, region.result.dims)
-    made = plan_reduce(node.op, attrs, [operands.view(v) for v in (source, *params)], operands.view(region.output),
-                       [*(v.tensor.dtype for v in inputs), region.result.dtype], isa, Expr((source.tensor.dtype,)), Epilogue(region.expr, loads))
+    views, dtypes = [operands.view(v) for v in (source, *params)], [*(v.tensor.dtype for v in inputs), region.result.dtype]
+    prologue, epilogue = Expr((source.tensor.dtype,)), Epilogue(region.expr, loads)
+    made = plan_reduce(node.op, attrs, views, operands.view(region.output), dtypes, isa, prologue, epilogue)
     return made if isinstance(made, str) else Planned(made, inputs)
 
 

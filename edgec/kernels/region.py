@@ -55,7 +55,8 @@ def _widens(node: Node, body: Graph, outer: Mapping[Value, Value]) -> bool:
 
 
 def _read(body: Graph, outer: Mapping[Value, Value], anchor: Node | None, output: Value) -> Region | str:
-    widened = {n.outputs[0]: outer[v] for n in body.nodes if n is not anchor and _widens(n, body, outer) and (v := n.inputs[0]) is not None} if anchor else {}
+    casts = [n for n in body.nodes if anchor and n is not anchor and _widens(n, body, outer)]
+    widened = {n.outputs[0]: outer[v] for n in casts if (v := n.inputs[0]) is not None}
     anchor_inputs = tuple(v and (outer.get(v) or widened.get(v)) for v in anchor.inputs) if anchor else ()
     if anchor and any(v is not None and now is None for v, now in zip(anchor.inputs, anchor_inputs, strict=True)):
         return f"{anchor.op} reads something that is computed inside the region"

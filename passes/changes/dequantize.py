@@ -25,7 +25,8 @@ def scale_behind_sum(node: Node, edit: Sweep) -> Sequence[Value] | None:
     if stored is None or scale is None or (maker.input(2) is not None and (zero is None or zero.any())) or scale.dtype != np.float32:
         return None
     channel = 1 - _CHANNEL_AXIS[node.op] if node.op == "Gemm" and node.attrs.get("transB") else _CHANNEL_AXIS[node.op]
-    if scale.size != 1 and (scale.ndim != 1 or int(maker.attrs.get("axis", 1)) % stored.ndim != channel or maker.attrs.get("block_size", 0)):
+    blocks = maker.attrs.get("block_size", 0)
+    if scale.size != 1 and (scale.ndim != 1 or blocks or int(maker.attrs.get("axis", 1)) % stored.ndim != channel):
         return None
     rank = len(node.output.dims)
     column = (-1, *[1] * (rank - 2)) if node.op == "Conv" else (-1,)
