@@ -101,8 +101,17 @@ class _Layouts:
                 if anchor is not None and int(anchor.attrs.get("group", 1)) > 1:
                     group = int(anchor.attrs["group"])
                     narrow.update(v for v in images if group != v.dims[1] and (v.dims[1] // group) % self.lanes)
+            if node.op == "Slice" and self._cuts(node):
+                narrow.update(images)
         bad = {self._find(v) for v in members if v.dims[1] % self.lanes} | {self._find(v) for v in narrow}
         self.blocked = {v: self._find(v) not in bad for v in members}
+
+    def _cuts(self, node: Node) -> bool:
+        """Whether a Slice takes channels that are no whole blocks."""
+        given = (self.graph.weights.get(v) if v is not None else None for v in map(node.input, (1, 3, 4)))
+        starts, axes, steps = ([] if array is None else array.reshape(-1).tolist() for array in given)
+        cuts = zip(starts, axes or range(len(starts)), steps or [1] * len(starts), strict=True)
+        return any(axis % len(node.output.dims) == 1 and (step != 1 or start % self.lanes) for start, axis, step in cuts)
 
     def _choose(self, node: Node, value: Value) -> Layout | None:
         if value in self.graph.outputs or not (_kind(node) or node.op in VIEW_OPS or node.op == "Concat"):
