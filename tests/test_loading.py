@@ -19,7 +19,7 @@ import pytest
 
 import edgec
 from edgec.codegen.manifest import write_manifest
-from tests.bundles import EXAMPLES, LARGER, ROOT, SMALL, bundle, feeds
+from tests.bundles import EXAMPLES, LARGER, ROOT, SMALL, bundle, feeds, source
 
 FOREIGN = ("tvm", "tvm_ffi", "onnx", "onnx_graphsurgeon", "onnxruntime", "lark", "scipy")
 needs_qemu = pytest.mark.skipif(not shutil.which("qemu-aarch64") or not shutil.which("aarch64-linux-gnu-gcc"),
@@ -108,6 +108,18 @@ def test_run_py_is_short_and_old_python_reads_it() -> None:
     assert len(text.splitlines()) <= 200
     imports = {n.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import) for n in node.names}
     assert imports - set(sys.stdlib_module_names) == {"numpy"}
+
+
+def test_a_rebuilt_bundle_is_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system would take a library for the one that lay at its path before."""
+    given = feeds(bundle("digits_cnn"), 1)
+    wanted = [bundle(name).load().run(given)["logits"] for name in ("digits_cnn", "digits_mobilenet", "digits_cnn")]
+    for place in (tmp_path / "one", tmp_path / "two"):
+        place.mkdir()
+        monkeypatch.chdir(place)  # the same relative path as before
+        for name, logits in zip(("digits_cnn", "digits_mobilenet", "digits_cnn"), wanted, strict=True):
+            made = edgec.build(source(name), output="m.edgec", name="m").load(threads=2)
+            assert made.run(given)["logits"].tobytes() == logits.tobytes()
 
 
 # Threads

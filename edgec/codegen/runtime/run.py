@@ -43,7 +43,7 @@ class Model:
 
     def __init__(self, path: str | None = None, threads: int = 1) -> None:
         """Load the bundle in folder `path`, or the one that this file is part of. RuntimeError when it cannot run here."""
-        folder = Path(path) if path else Path(__file__).resolve().parent
+        folder = Path(path).resolve() if path else Path(__file__).resolve().parent
         facts = manifest(folder / "manifest.json")
         machine = facts["requires"]["machine"]
         if machine != platform.machine():
