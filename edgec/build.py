@@ -17,6 +17,7 @@ from edgec.codegen.object import compile_kernels
 from edgec.codegen.schedule import Schedule, schedule
 from edgec.cost import energy
 from edgec.errors import Cancelled, EdgecError, UsageError
+from edgec.interface import Interface, of
 from edgec.ir.edit import without
 from edgec.ir.graph import Graph
 from edgec.isa import Isa, cpu_isa
@@ -47,12 +48,14 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
     optimize_for: str = "speed", exact: bool = False, name: str | None = None, cc: str | None = None, jobs: int | None = None,
     cache: Path | None = None, progress: Progress | None = None, cancelled: Callable[[], bool] | None = None, watch: Watch | None = None,
     disabled: Sequence[str] = (), limit: int | None = None, notes: list[str] | None = None,
+    interface: Interface | Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Bundle:
     """Build a model (path, bytes, ModelProto, or the path of a textual graph) and write the bundle; returns it, opened but not loaded.
 
     `shapes` and `dims` bind what the model leaves open, `inputs` and `outputs` cut it. `threads` is what the bundle runs with unless told
     otherwise; code and results do not depend on it. Nothing is printed: `progress` hears each step, `notes` gets sentences worth reading.
-    Raises the errors of edgec.errors; nothing is half-written.
+    `interface` says how callers see inputs and outputs, such as `{"x": {"type": "u8", "layout": "NHWC", "mean": (123.7, 116.3, 103.5)}}`
+    (edgec/interface.py). Raises the errors of edgec.errors; nothing is half-written.
     """
     if optimize_for not in ("speed", "size"):
         raise UsageError(f"-O is speed or size, not {optimize_for}")
@@ -65,8 +68,9 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
     place = Path(output) if output is not None else Path(f"{name}.{machine.name}.edgec")
     check_place(place)
     toolchain.find(cpu_isa(machine).triple, cc)  # a missing compiler is told now, not when everything else is done
+    faces = interface if isinstance(interface, Interface) else of(interface or {}, graph)
     made = compile_graph(graph, machine, name, progress=progress, cancelled=cancelled, watch=watch, disabled=disabled, limit=limit,
-                         optimize_for=optimize_for)
+                         optimize_for=optimize_for, interface=faces)
     said = list[str]()                                         # about this machine's cache: no part of the bundle
     with _reproducible(graph, machine, watch):
         objects = compile_kernels(made.schedule.plans, made.isa, jobs=jobs, cache_dir=cache, progress=lambda d, n, _: tell("kernels", d, n),
@@ -78,7 +82,7 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
                  options={"threads": threads, "optimize_for": optimize_for, "exact": exact, "dims": dict(dims or {}),
                           "shapes": {k: list(v) for k, v in (shapes or {}).items()},
                           "inputs": list(inputs or ()), "outputs": list(outputs or ())},
-                 extra={"notes": [*notes, *made.context.notes], "report": report(made), "input_ranges": ranges(graph)})
+                 extra={"notes": [*notes, *made.context.notes], "report": report(made), "input_ranges": ranges(graph), **faces.facts()})
     notes += [*made.context.notes, *said]
     tell("bundle", 1, 1)
     return Bundle(place)
@@ -99,6 +103,7 @@ def read(
 def compile_graph(  # noqa: PLR0913  one keyword for each flag of the command line
     graph: Graph, target: str | Path | Target, name: str, *, progress: Progress | None = None, cancelled: Callable[[], bool] | None = None,
     watch: Watch | None = None, disabled: Sequence[str] = (), limit: int | None = None, optimize_for: str = "speed",
+    interface: Interface | None = None,
 ) -> Built:
     """All passes and the schedule: everything but machine code."""
     machine = target if isinstance(target, Target) else find(target)
@@ -107,7 +112,8 @@ def compile_graph(  # noqa: PLR0913  one keyword for each flag of the command li
     passes = access.module("passes.catalog")
     watch = watch or Watch()
     told = Watch(watch.verify, watch.dump, watch.stop_after, watch.crashes, lambda step: tell(step, 0, 1))
-    final = run_passes(graph, passes.DEFAULT, passes.CATALOG, context, told)
+    steps = passes.pipeline(interface=interface.options() if interface else None)
+    final = run_passes(graph, steps, passes.CATALOG, context, told)
     isa = cpu_isa(machine)
     if optimize_for == "size":
         isa = replace(isa, extra=(*isa.extra, ("optimize", "size")))

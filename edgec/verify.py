@@ -13,6 +13,7 @@ from edgec.build import Built, compile_graph, read
 from edgec.bundle import Bundle
 from edgec.codegen.place import Place, Places
 from edgec.errors import BadInput
+from edgec.interface import recorded
 from edgec.ir.evaluate import evaluate
 from edgec.ir.graph import Graph, Value
 from edgec.ir.layout import View
@@ -83,9 +84,16 @@ def reference(bundle: Bundle, model: str | Path) -> tuple[Reference, str]:
     if [v.name for v in graph.outputs] != names:
         raise BadInput(f"{model} has the outputs {', '.join(v.name for v in graph.outputs)}, and {bundle.path} has {', '.join(names)}")
     if not peers.is_installed("onnxruntime"):
-        return (lambda feeds: evaluate(graph, feeds)), "edgec's evaluator in numpy, because onnxruntime is not installed"
+        who = "edgec's evaluator in numpy, because onnxruntime is not installed"
+        return outside(bundle, graph, lambda feeds: evaluate(graph, feeds)), who
     peer = peers.load("onnxruntime", onnx_model(bundle, model))
-    return peer.run, f"onnxruntime {peer.version}"
+    return outside(bundle, graph, peer.run), f"onnxruntime {peer.version}"
+
+
+def outside(bundle: Bundle, graph: Graph, run: Reference) -> Reference:
+    """A reference that is called like the bundle: what its interface does to inputs and outputs is done around `run`."""
+    interface = recorded(bundle.manifest)
+    return (lambda feeds: interface.deliver(run(interface.prepare(feeds, graph.inputs)))) if interface else run
 
 
 def onnx_model(bundle: Bundle, model: str | Path) -> Path | bytes:
@@ -150,7 +158,8 @@ def per_kernel(bundle: Bundle, model: str | Path, feeds: Sequence[Feeds], tolera
 def _rebuilt(bundle: Bundle, model: str | Path) -> Built:
     manifest = bundle.manifest
     machine = from_text(manifest["target"]["text"], name=manifest["target"]["name"])
-    made = compile_graph(source(bundle, model), machine, manifest["name"], optimize_for=manifest["options"]["optimize_for"])
+    made = compile_graph(source(bundle, model), machine, manifest["name"], optimize_for=manifest["options"]["optimize_for"],
+                         interface=recorded(manifest))
     ours = [(s.result, s.tasks, [(o.buffer, o.offset) for o in s.operands]) for s in made.schedule.program.steps]
     if ours != [(s["result"], s["tasks"], [(o["buffer"], o["offset"]) for o in s["operands"]]) for s in manifest["steps"]]:
         raise BadInput(f"{bundle.path} was not made from {model} by this version of edgec ({manifest['tools']['edgec']} made it): "

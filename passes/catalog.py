@@ -1,11 +1,15 @@
 """The passes, in the order of a build: what each is for, what it may be told, and why it stands where it stands."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
+from edgec.interface import FLAGS
 from edgec.pipeline import Catalog, Pass
-from passes import absorb, canonicalize, cluster, cse, fold, layout, legalize, promote
+from passes import absorb, canonicalize, cluster, cse, fold, interface, layout, legalize, promote
 
 _ROWS: Iterable[Pass] = (
+    Pass("interface", "Inputs and outputs as callers have them: u8, NHWC, means and scales in the first weights; runs when asked for.",
+         interface.run, options=dict.fromkeys(FLAGS, ""), rewrites=lambda: [interface.NAME], changes_interface=True,
+         before={"canonicalize": "the flags speak of the model's own inputs and outputs, and what it adds is tidied up like all else"}),
     Pass("canonicalize", "One way to say each thing: no-ops go, attributes are written out, known shapes become constants.",
          canonicalize.run, rewrites=canonicalize.rewrites,
          before={"cluster": "regions hold what kernels know, and kernels are planned for canonical nodes"}),
@@ -37,3 +41,13 @@ PORTABLE = "canonicalize,repeat(fold,canonicalize),cse,legalize,repeat(absorb,fo
 """What needs no target: the result is plain ONNX."""
 DEFAULT = f"{PORTABLE},promote,canonicalize,cluster,layout"
 """A build."""
+
+
+def pipeline(interface: Mapping[str, str] | None = None) -> str:
+    """A build with another interface: the options of that pass."""
+    return f"{_step('interface', interface)},{DEFAULT}" if interface else DEFAULT
+
+
+def _step(name: str, options: Mapping[str, str]) -> str:
+    said = [f'{k}="' + v.replace("\\", "\\\\").replace('"', '\\"') + '"' for k, v in options.items()]
+    return f"{name}{{{', '.join(said)}}}"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edgec.bundle import Bundle
     from edgec.measure import Times
     from edgec.peers import Peer
-    from edgec.session import Array, Session
+    from edgec.session import Array
 
 HELP = "measure the time of a run, alone or in turns with another runtime"
 
@@ -41,7 +41,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, console: Console) -> int:
     """Measure, and print times and ratios."""
     from edgec import measure  # noqa: PLC0415 - slow to load, like everything heavy in commands
+    from edgec.interface import recorded  # noqa: PLC0415
     from edgec.samples import draw  # noqa: PLC0415
+    from edgec.verify import source  # noqa: PLC0415
 
     if args.warmup < 0 or args.duration <= 0:
         raise UsageError("--warmup must not be negative, and --duration must be more than 0 seconds")
@@ -54,8 +56,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
             console.warn(f"{session.emulator} runs this bundle: its times say nothing about the device")
         others = _peers(args.vs, bundle, model, threads)
         feeds = [draw(session.inputs, abs(args.seed) + i, bundle.manifest.get("input_ranges", {})) for i in range(2)]
-        errors = {peer.name: _error(session, peer, feeds) for peer in others}
-        contestants = {"edgec": partial(session.run, feeds[0]), **{p.name: partial(p.run, feeds[0]) for p in others}}
+        given, errors = feeds, dict[str, float | None]()
+        if others and model is not None:
+            interface = recorded(bundle.manifest)
+            given = [interface.prepare(f, source(bundle, model).inputs) for f in feeds]  # outside of what is timed
+            errors = {p.name: _error([session.run(f) for f in feeds], [interface.deliver(p.run(f)) for f in given]) for p in others}
+        contestants = {"edgec": partial(session.run, feeds[0]), **{p.name: partial(p.run, given[0]) for p in others}}
         times = measure.race(contestants, warmup=args.warmup, iterations=args.iters, duration=args.duration)
     facts = {"model": bundle.manifest["name"], "target": bundle.manifest["target"]["name"], "threads": threads, "cores": list(cores),
              "emulator": session.emulator or None, **times["edgec"].summary(), "predicted_ms": bundle.manifest["report"]["predicted_ms"],
@@ -102,11 +108,10 @@ def _peers(names: tuple[str, ...], bundle: "Bundle", model: Path | None, threads
     return [peers.load(name, onnx_model(bundle, model), threads) for name in names]
 
 
-def _error(session: "Session", peer: "Peer", feeds: list[dict[str, "Array"]]) -> float | None:
-    """The largest error of any output against a peer, None when they cannot be compared."""
+def _error(ours: list[dict[str, "Array"]], theirs: list[dict[str, "Array"]]) -> float | None:
+    """The largest error of any output against a peer's, None when they cannot be compared."""
     from edgec.verify import agreement  # noqa: PLC0415
 
-    ours, theirs = [session.run(f) for f in feeds], [peer.run(f) for f in feeds]
     found = [agreement(name, [o[name] for o in ours], [t[name] for t in theirs]) for name in ours[0] if name in theirs[0]]
     errors = [a.error for a in found if a.error is not None]
     return max(errors) if errors and all(a.error is not None or a.ok for a in found) else None

@@ -35,6 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cc", metavar="COMMAND", help="the C compiler and linker to use")
     parser.add_argument("--jobs", type=options.positive, metavar="N", help="how many kernels to compile at once (default: one a core)")
     options.model_options(parser)
+    options.interface_options(parser)
     debug = parser.add_argument_group("to look inside")
     debug.add_argument("--dump", type=Path, metavar="DIR", help="write the graph after each pass, as 03-absorb.edge")
     debug.add_argument("--time", action="store_true", help="print how long each step took")
@@ -73,7 +74,7 @@ def _build(args: argparse.Namespace, output: Path | None, console: Console) -> t
     notes: list[str] = []
     made = build(args.model, args.target, output, **options.binding(args), threads=args.threads, optimize_for=args.optimize,
                  exact=args.exact, name=args.name, cc=args.cc, jobs=args.jobs, progress=console.progress, watch=Watch(dump=args.dump),
-                 disabled=_disabled(args), limit=args.limit, notes=notes)
+                 disabled=_disabled(args), limit=args.limit, notes=notes, interface=options.interface(args))
     console.end()
     for note in notes:
         console.note(note)
@@ -133,7 +134,8 @@ def _compiled(args: argparse.Namespace, machine: "Target", console: Console) -> 
     from edgec.pipeline import Watch  # noqa: PLC0415
 
     return compile_graph(_imported(args, console), machine, args.name or args.model.stem, progress=console.progress,
-                         watch=Watch(dump=args.dump), disabled=_disabled(args), limit=args.limit, optimize_for=args.optimize)
+                         watch=Watch(dump=args.dump), disabled=_disabled(args), limit=args.limit, optimize_for=args.optimize,
+                         interface=options.interface(args))
 
 
 def _final(args: argparse.Namespace, machine: "Target", console: Console) -> "Graph":
@@ -144,7 +146,7 @@ def _final(args: argparse.Namespace, machine: "Target", console: Console) -> "Gr
     known = access.module("passes.catalog")
     watch = Watch(dump=args.dump, stop_after=args.stop_after, progress=lambda step: console.progress(step, 0, 1))
     context = Context(machine, frozenset(_disabled(args)), args.limit)
-    return run_passes(_imported(args, console), known.DEFAULT, known.CATALOG, context, watch)
+    return run_passes(_imported(args, console), known.pipeline(interface=options.interface(args).options()), known.CATALOG, context, watch)
 
 
 def _assembler(made: "Built", args: argparse.Namespace, _: Console) -> bytes:

@@ -3,9 +3,12 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgec.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgec.interface import Interface
 
 
 def model_options(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +19,28 @@ def model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dim", action="append", default=[], metavar="SYMBOL=N", help="the size of a symbolic dimension")
     group.add_argument("--inputs", type=names, default=(), metavar="A,B", help="start at these values instead of the model's inputs")
     group.add_argument("--outputs", type=names, default=(), metavar="C,D", help="end at these values instead of the model's outputs")
+
+
+def interface_options(parser: argparse.ArgumentParser) -> None:
+    """What says how callers see inputs and outputs."""
+    group = parser.add_argument_group("interface", "What the model reads is (x - mean) * scale, in the model's own order of channels.")
+    for flag, shown, what in (
+        ("input-type", "NAME=u8", "what callers give: u8, i8, u16, i16, f16, f32; i32 for indices"),
+        ("input-layout", "NAME=NHWC", "callers give channels last"),
+        ("mean", "NAME=123.7,116.3,103.5", "subtracted from what callers give: one number, or one for each channel"),
+        ("scale", "NAME=0.0171,0.0175,0.0174", "the factor of the difference: one number, or one for each channel"),
+        ("swap-channels", "NAME", "callers give RGB where the model has BGR, or the other way around"),
+        ("output-type", "NAME=f16", "what callers get: f16 or f32; i32 for indices"),
+        ("output-layout", "NAME=NHWC", "callers get channels last"),
+    ):
+        group.add_argument(f"--{flag}", action="append", default=[], metavar=shown, help=what)
+
+
+def interface(args: argparse.Namespace) -> "Interface":
+    """What `interface_options` were given."""
+    from edgec.interface import FLAGS, read  # noqa: PLC0415 - brings numpy along
+
+    return read({flag: getattr(args, flag) for flag in FLAGS})
 
 
 def binding(args: argparse.Namespace) -> dict[str, Any]:
