@@ -10,7 +10,7 @@
 #include "edgec_rt.h"
 #include "model.h" /* MODEL(x) is NAME_x; IN_PORTS, OUT_PORTS: {bytes, bytes of an element} */
 
-enum { USERS = 3, ROUNDS = 8 };
+enum { USERS = 3, ROUNDS = 40 };
 typedef struct { size_t bytes, align; } port;
 static const port in_ports[] = {IN_PORTS}, out_ports[] = {OUT_PORTS};
 enum { INPUTS = sizeof in_ports / sizeof in_ports[0], OUTPUTS = sizeof out_ports / sizeof out_ports[0] };
