@@ -17,7 +17,7 @@ from edgec.ir.layout import Layout, View
 from edgec.ir.types import Tensor
 from edgec.isa import Isa, cpu_isa
 from edgec.kernels.base import Operands
-from edgec.kernels.plan import plan
+from edgec.kernels.plan import plan, unknown
 from edgec.pipeline import Context
 from passes.cluster import image_layout
 
@@ -30,6 +30,8 @@ def run(graph: Graph, context: Context) -> Graph:
     """The graph whose values carry their layouts (None is row-major)."""
     if context.target is None:
         raise UsageError("layout needs a target")
+    if any(unknown(n) for n in graph.nodes):
+        return graph                                          # the schedule says which nodes these are, and which others cannot be built
     isa = cpu_isa(context.target)
     layouts = _Layouts(graph, isa).run()
     types = {v: replace(v.tensor, layout=layout) for v, layout in layouts.items() if v.tensor.layout != layout}

@@ -18,7 +18,7 @@ from edgec.isa import Isa
 from edgec.kernels import plan_map
 from edgec.kernels.base import KernelPlan, Operands, Planned
 from edgec.kernels.expr import ELEMENTWISE
-from edgec.kernels.plan import packed, plan
+from edgec.kernels.plan import packed, plan, unknown
 
 _ALIGN, _LEAST_ALIGN = 64, 8
 _TIGHT = 1.05
@@ -48,15 +48,26 @@ def schedule(graph: Graph, isa: Isa, name: str, advise: Callable[[Collection[str
 
     UnsupportedModel lists every node that no kernel is written for, and what `advise` says for their origins.
     """
-    graph = _own_results(graph)
-    places = Places(graph)
-    steps, refused = _steps(graph, places, isa)
+    refused = _hopeless(graph, isa)
+    if not refused:
+        graph = _own_results(graph)
+        places = Places(graph)
+        steps, refused = _steps(graph, places, isa)
     if refused:
         lines = "\n".join(f"  {node.label}: {why}" for node, why in refused)
         many = f"{len(refused)} node{'s' * (len(refused) != 1)}"
         advice = advise({n.origin for n, _ in refused})
         raise UnsupportedModel(f"no kernel can be made for {many}:\n{lines}{advice}", [n.label for n, _ in refused])
     return _Assembly(graph, places, steps, isa, identifier(name)).run()
+
+
+def _hopeless(graph: Graph, isa: Isa) -> list[tuple[Node, str]]:
+    """What nothing can be planned for, when there is a value whose size is not known: no value has a place then."""
+    if not any(unknown(n) for n in graph.nodes):
+        return []
+    straight = Operands.of(graph.weights, lambda v: v.tensor.view)
+    answers = ((n, unknown(n) if n.op in VIEW_OPS or n.op == "Concat" else plan(n, isa, straight)) for n in graph.nodes)
+    return [(n, why) for n, why in answers if isinstance(why, str)]
 
 
 def _own_results(graph: Graph) -> Graph:

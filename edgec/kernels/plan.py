@@ -21,16 +21,29 @@ _ANCHORS: Mapping[str, _Planner] = {
 }
 
 
-def plan(node: Node, isa: Isa, operands: Operands) -> Planned | str:
-    """A kernel for a node (fused or not), or the reason why there is none; TVM's for a plain node that no kernel of our own takes."""
+def unknown(node: Node) -> str | None:
+    """Which value of a node is no tensor of a known shape, so that nothing can be planned for it; None when all are."""
     for v in (*node.inputs, *node.outputs):
         if v is not None and not (isinstance(v.type, Tensor) and v.type.is_static):
             return f"the shape of %{v.name} is not known" if isinstance(v.type, Tensor) else f"%{v.name} is no tensor"
+    return None
+
+
+def plan(node: Node, isa: Isa, operands: Operands) -> Planned | str:
+    """A kernel for a node (fused or not), or the reason why there is none; TVM's for a plain node that no kernel of our own takes."""
+    if reason := unknown(node):
+        return reason
     made = _own(node, isa, operands)
     if not isinstance(made, str) or node.op not in plan_generic.TABLE:
         return made
     generic = plan_generic.generic(node, isa, operands)
     return f"{made}; through TVM: {generic}" if isinstance(generic, str) else generic
+
+
+def why_generic(node: Node, isa: Isa, operands: Operands) -> str | None:
+    """Why no kernel of our own takes a node, so that it is TVM's or nobody's; None when one does."""
+    made = _own(node, isa, operands)
+    return made if isinstance(made, str) else None
 
 
 def _own(node: Node, isa: Isa, operands: Operands) -> Planned | str:
@@ -53,4 +66,4 @@ def packed(plan: KernelPlan, arg: int, array: Array) -> Array:
     return array.reshape(-1)
 
 
-__all__ = ["Isa", "Operands", "Planned", "Value", "View", "packed", "plan"]
+__all__ = ["Isa", "Operands", "Planned", "Value", "View", "packed", "plan", "unknown", "why_generic"]
