@@ -79,7 +79,7 @@ def page(shape: tuple[int, ...], seed: int) -> Array:
 RANGES: Mapping[str, Callable[[Array], Array]] = {
     "yunet_n_dynamic": lambda x: x * 60 + 120,
     **dict.fromkeys(("selfie_segmentation", "mlperf_vww_mbv1_fp32"), lambda x: x * 0.25 + 0.5)}
-"""Images as a model expects them: pixels of 0..255, of 0..1."""
+"""Inputs as a model expects them: pixels of 0..255 or of 0..1, decibels."""
 
 
 def feeds(made: Bundle, seed: int) -> dict[str, Array]:
@@ -96,7 +96,7 @@ def feeds(made: Bundle, seed: int) -> dict[str, Array]:
             image = RANGES[name](image) if name in RANGES else image
             given[port["name"]] = image.astype(np.float16 if dtype == "f16" else np.float32)
         else:
-            given[port["name"]] = rng.standard_normal(shape).astype(np.float32)
+            given[port["name"]] = RANGES.get(name, lambda x: x)(rng.standard_normal(shape)).astype(np.float32)
     return given
 
 
