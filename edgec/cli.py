@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn, Protocol
 
 import edgec
-from edgec.commands import bench, build, doctor, inspect, opt, passes, rules, targets, verify
+from edgec.commands import bench, bisect, build, doctor, inspect, opt, passes, report, rules, targets, verify, why
 from edgec.commands import run as run_command
 from edgec.commands.console import Console
 from edgec.errors import EdgecError, UsageError
@@ -33,8 +33,8 @@ class Command(Protocol):
 
 
 COMMANDS: Mapping[str, Command] = {
-    "build": build, "run": run_command, "verify": verify, "bench": bench, "inspect": inspect, "opt": opt,
-    "targets": targets, "passes": passes, "rules": rules, "doctor": doctor,
+    "build": build, "run": run_command, "verify": verify, "bench": bench, "inspect": inspect, "report": report,
+    "opt": opt, "why": why, "bisect": bisect, "targets": targets, "passes": passes, "rules": rules, "doctor": doctor,
 }
 ALIASES = {"compile": "build"}
 

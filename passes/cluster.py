@@ -124,6 +124,30 @@ class _Cluster:
         return node
 
 
+def why_apart(graph: Graph, context: Context, region: Sequence[Node], reader: Node) -> str:
+    """Why a node that reads what a region makes is no part of it: the first condition that it misses. A region's root comes first."""
+    root, made = region[0], {v for n in region for v in n.outputs}
+    if reader.op in VIEWS:
+        return f"{reader.label} moves or renames elements, which is decided in memory"
+    if reader.op not in ELEMENTWISE:
+        return f"{reader.label} is not elementwise: it begins a kernel of its own"
+    if root.op in VIEWS:
+        return f"{root.label} moves or renames elements, and nothing grows into that"
+    if len(root.outputs) != 1 or len(reader.outputs) != 1:
+        return f"{(root if len(root.outputs) != 1 else reader).label} has several results"
+    if not _static(root.outputs[0]) or not _static(reader.outputs[0]):
+        return "the shapes are not known"
+    if reader.outputs[0].dims != root.outputs[0].dims:
+        return f"{reader.label} makes {list(reader.outputs[0].dims)}, and {root.label} {list(root.outputs[0].dims)}"
+    for value in made.intersection(reader.inputs):
+        others = [n.label for n in graph.consumers.get(value, ()) if n is not reader and n not in region]
+        if value in graph.outputs or others:
+            return f"%{value.name} is also {'an output of the model' if value in graph.outputs else f'read by {others[0]}'}"
+    cluster = _Cluster(graph, cpu_isa(context.target), _MAX_EPILOGUE, context) if context.target is not None else None
+    answer = cluster._plan(cluster._node([*region, reader]), root) if cluster else "there is no target"      # noqa: SLF001
+    return answer if isinstance(answer, str) else f"{reader.label} went into the kernel of another operand"
+
+
 _KINDS = {"Conv": "conv", "ConvTranspose": "conv", "MatMul": "gemm", "Gemm": "gemm", "MaxPool": "pool", "AveragePool": "pool",
           "GlobalAveragePool": "pool", "GlobalMaxPool": "pool", "Resize": "resize"}
 

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     session = bundle.load(threads=args.threads, poison=True)
     same_model(bundle, args.model, console)
     expect, who = verify.reference(bundle, args.model)
-    samples = None if args.inputs is None else _samples(args.inputs, session.inputs)
+    samples = None if args.inputs is None else read_samples(args.inputs, session.inputs)
     best: dict[str, Agreement] = {}
     for scale in _SCALES[:1] if samples else _SCALES:  # pictures of 0 to 255 move outputs that hardly change for numbers about 1
         feeds = _feeds(bundle, session.inputs, samples, abs(args.seed), scale)
@@ -105,8 +105,8 @@ def _feeds(bundle: "Bundle", ports: Sequence["Port"], samples: Sequence[Mapping[
     return [*given, *(draw(ports, seed + i, bundle.manifest.get("input_ranges", {}), scale) for i in missing)]
 
 
-def _samples(path: Path, ports: Sequence["Port"]) -> list[Mapping[str, "Array"]]:
-    """The samples in a file, checked against the inputs."""
+def read_samples(path: Path, ports: Sequence["Port"]) -> list[Mapping[str, "Array"]]:
+    """The samples in a file, checked against the inputs; BadInput says which are missing."""
     loaded = read_arrays(path)
     arrays = loaded if isinstance(loaded, Mapping) else {ports[0].name: loaded}
     if missing := [p.name for p in ports if p.name not in arrays]:
