@@ -15,9 +15,10 @@ from edgec.kernels.region import Region, region
 
 _Planner = Callable[[Region, Isa, Operands], Planned | str]
 _ANCHORS: Mapping[str, _Planner] = {
-    "Conv": plan_contract.convolution, "ConvTranspose": plan_contract.convolution, "MatMul": plan_contract.product, "Gemm": plan_contract.product,
+    **dict.fromkeys(("Conv", "ConvTranspose"), plan_contract.convolution), **dict.fromkeys(("MatMul", "Gemm"), plan_contract.product),
     "MaxPool": plan_window.pool, "AveragePool": plan_window.pool, "Pad": pad.pad, "Resize": plan_resize.resize,
-    **dict.fromkeys(plan_reduce.OPERATORS, plan_reduce.reduction), **dict.fromkeys(plan_gather.GATHERS | plan_gather.SCATTERS, plan_gather.gather),
+    **dict.fromkeys(plan_reduce.OPERATORS, plan_reduce.reduction),
+    **dict.fromkeys(plan_gather.GATHERS | plan_gather.SCATTERS, plan_gather.gather),
 }
 
 

@@ -19,7 +19,8 @@ def gather(region: Region, isa: Isa, operands: Operands) -> Planned | str:
     if node.op in SCATTERS:
         if region.expr.instrs:
             return f"nothing is fused behind {node.op}"
-        made = plan_scatter(node.op, node.attrs, views, operands.view(region.output), [v.tensor.dtype for v in (*inputs, region.output)], isa)
+        dtypes = [v.tensor.dtype for v in (*inputs, region.output)]
+        made = plan_scatter(node.op, node.attrs, views, operands.view(region.output), dtypes, isa)
         return made if isinstance(made, str) else Planned(made, tuple(inputs))
     loads = loads_of(region.operands, len(inputs), operands, region.result.dims)
     dtypes = [v.tensor.dtype for v in (*inputs, *region.operands, region.output)]
