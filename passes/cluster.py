@@ -7,7 +7,7 @@ only if `edgec.kernels.plan` answers with a plan for it: no region without an em
 from collections.abc import Sequence
 
 from edgec.errors import UsageError
-from edgec.ir.edit import attributes, origins, prune, splice
+from edgec.ir.edit import attributes, origins, prune, rename, splice
 from edgec.ir.graph import Graph, Node, Value
 from edgec.ir.layout import Layout, View
 from edgec.ir.types import Tensor
@@ -62,7 +62,8 @@ class _Cluster:
     def _only_weight(self, node: Node) -> bool:
         """Whether a Cast of a weight is read by anchors alone, which then widen it themselves."""
         readers = self.graph.consumers.get(node.outputs[0], ())
-        return bool(readers) and node.outputs[0] not in self.graph.outputs and all(r.op not in ELEMENTWISE and r.op not in VIEWS for r in readers)
+        anchors = all(r.op not in ELEMENTWISE and r.op not in VIEWS for r in readers)
+        return bool(readers) and anchors and node.outputs[0] not in self.graph.outputs
 
     def _grow(self, root: Node) -> list[Node]:
         """The largest region from `root` that plans as one kernel, in graph order."""
@@ -110,8 +111,6 @@ class _Cluster:
         body = Graph("region", outer, (output,), tuple(nodes))
         anchor = region[0].op if region[0].op not in ELEMENTWISE else "map"
         inner = {v: Value(v.name, v.type) for v in (*outer, *made)}
-        from edgec.ir.edit import rename  # noqa: PLC0415
-
         return Node("edgec.Fused", outer, (output,), attributes(kind=_KINDS.get(anchor, anchor.lower()), body=rename(body, inner)),
                     region[0].device, origins(region))
 
