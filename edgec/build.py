@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgec import access
+from edgec import calibrate as sampling
 from edgec.bundle import Bundle
 from edgec.codegen import toolchain
 from edgec.codegen.bundle import check_place, write_bundle
@@ -48,14 +49,17 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
     optimize_for: str = "speed", exact: bool = False, name: str | None = None, cc: str | None = None, jobs: int | None = None,
     cache: Path | None = None, progress: Progress | None = None, cancelled: Callable[[], bool] | None = None, watch: Watch | None = None,
     disabled: Sequence[str] = (), limit: int | None = None, notes: list[str] | None = None,
-    interface: Interface | Mapping[str, Mapping[str, Any]] | None = None,
+    interface: Interface | Mapping[str, Mapping[str, Any]] | None = None, rank: str | float | None = None,
+    calibrate: sampling.Source | None = None,
 ) -> Bundle:
     """Build a model (path, bytes, ModelProto, or the path of a textual graph) and write the bundle; returns it, opened but not loaded.
 
     `shapes` and `dims` bind what the model leaves open, `inputs` and `outputs` cut it. `threads` is what the bundle runs with unless told
     otherwise; code and results do not depend on it. Nothing is printed: `progress` hears each step, `notes` gets sentences worth reading.
     `interface` says how callers see inputs and outputs, such as `{"x": {"type": "u8", "layout": "NHWC", "mean": (123.7, 116.3, 103.5)}}`
-    (edgec/interface.py). Raises the errors of edgec.errors; nothing is half-written.
+    (edgec/interface.py).
+    `rank` makes layers low-rank: "auto", a ratio such as 2.0, or "fc1=32" (passes/factorize.py); `calibrate` names the samples that they
+    are fitted to (edgec/calibrate.py). Raises the errors of edgec.errors; nothing is half-written.
     """
     if optimize_for not in ("speed", "size"):
         raise UsageError(f"-O is speed or size, not {optimize_for}")
@@ -69,8 +73,9 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
     check_place(place)
     toolchain.find(cpu_isa(machine).triple, cc)  # a missing compiler is told now, not when everything else is done
     faces = interface if isinstance(interface, Interface) else of(interface or {}, graph)
+    feeds = samples_for(graph, rank, calibrate, notes, interface=faces)
     made = compile_graph(graph, machine, name, progress=progress, cancelled=cancelled, watch=watch, disabled=disabled, limit=limit,
-                         optimize_for=optimize_for, interface=faces)
+                         optimize_for=optimize_for, interface=faces, rank=rank, samples=feeds)
     said = list[str]()                                         # about this machine's cache: no part of the bundle
     with _reproducible(graph, machine, watch):
         objects = compile_kernels(made.schedule.plans, made.isa, jobs=jobs, cache_dir=cache, progress=lambda d, n, _: tell("kernels", d, n),
@@ -81,7 +86,7 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
                  passes=tuple(dict.fromkeys(s for s, _ in made.context.times)),
                  options={"threads": threads, "optimize_for": optimize_for, "exact": exact, "dims": dict(dims or {}),
                           "shapes": {k: list(v) for k, v in (shapes or {}).items()},
-                          "inputs": list(inputs or ()), "outputs": list(outputs or ())},
+                          "inputs": list(inputs or ()), "outputs": list(outputs or ()), **({} if rank is None else {"rank": str(rank)})},
                  extra={"notes": [*notes, *made.context.notes], "report": report(made), "input_ranges": ranges(graph), **faces.facts()})
     notes += [*made.context.notes, *said]
     tell("bundle", 1, 1)
@@ -100,19 +105,33 @@ def read(
     return import_model(model, shapes=shapes, dims=dims, inputs=inputs or (), outputs=outputs or (), static=static, notes=notes)
 
 
+def samples_for(graph: Graph, rank: str | float | None, calibrate: sampling.Source | None, notes: list[str], *,
+                interface: Interface | None = None) -> Sequence[Mapping[str, Any]]:
+    """The inputs that low-rank layers are fitted to; none without `calibrate`, which without `rank` is a UsageError."""
+    if calibrate is None:
+        return ()
+    if rank is None:
+        raise UsageError("samples are given (--calibrate), but nothing that would be fitted to them: say --rank")
+    if interface is not None and interface.options():
+        raise UsageError("--calibrate takes samples of the model's own inputs, which cannot have other types or layouts at the same time")
+    found = sampling.load(calibrate, graph.inputs)
+    notes += found.warnings
+    return found.feeds
+
+
 def compile_graph(  # noqa: PLR0913  one keyword for each flag of the command line
     graph: Graph, target: str | Path | Target, name: str, *, progress: Progress | None = None, cancelled: Callable[[], bool] | None = None,
     watch: Watch | None = None, disabled: Sequence[str] = (), limit: int | None = None, optimize_for: str = "speed",
-    interface: Interface | None = None,
+    interface: Interface | None = None, rank: str | float | None = None, samples: Sequence[Mapping[str, Any]] = (),
 ) -> Built:
     """All passes and the schedule: everything but machine code."""
     machine = target if isinstance(target, Target) else find(target)
-    context = Context(machine, frozenset(disabled), limit)
+    context = Context(machine, frozenset(disabled), limit, samples=samples)
     tell = _teller(progress, cancelled)
     passes = access.module("passes.catalog")
     watch = watch or Watch()
     told = Watch(watch.verify, watch.dump, watch.stop_after, watch.crashes, lambda step: tell(step, 0, 1))
-    steps = passes.pipeline(interface=interface.options() if interface else None)
+    steps = passes.pipeline(None if rank is None else str(rank), interface.options() if interface else None)
     final = run_passes(graph, steps, passes.CATALOG, context, told)
     isa = cpu_isa(machine)
     if optimize_for == "size":

@@ -48,12 +48,16 @@ class Rewrite(NamedTuple):
 
 @dataclass
 class Context:
-    """What a pass may know besides the graph, and where it tells what it did. One context serves one run of a pipeline."""
+    """What a pass may know besides the graph, and where it tells what it did. One context serves one run of a pipeline.
+
+    `samples` are inputs by name such as the model will see, for passes that fit weights to them.
+    """
 
     target: "Target | None" = None
     disabled: frozenset[str] = frozenset()
     limit: int | None = None
     options: Mapping[str, Any] = field(default_factory=lambda: _EMPTY)
+    samples: Sequence[Mapping[str, Any]] = ()
     step: str = ""
     trace: list[Rewrite] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

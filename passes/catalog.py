@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from edgec.interface import FLAGS
 from edgec.pipeline import Catalog, Pass
-from passes import absorb, canonicalize, cluster, cse, fold, interface, layout, legalize, promote
+from passes import absorb, canonicalize, cluster, cse, factorize, fold, interface, layout, legalize, promote
 
 _ROWS: Iterable[Pass] = (
     Pass("interface", "Inputs and outputs as callers have them: u8, NHWC, means and scales in the first weights; runs when asked for.",
@@ -27,6 +27,11 @@ _ROWS: Iterable[Pass] = (
          absorb.run, rewrites=absorb.rewrites,
          after={"legalize": "what was taken apart leaves scales and biases behind"},
          before={"cluster": "a region keeps its arithmetic: nothing leaves it for the weights"}),
+    Pass("factorize", "Matrix products and convolutions become two or three smaller ones: runs when --rank is given.", factorize.run,
+         options={"rank": "auto"}, rewrites=lambda: [factorize.NAME],
+         after={"absorb": "scales and biases that vanish in a weight are no reason for another rank"},
+         before={"promote": "it fits f32 weights, and tells which layers store others",
+                 "cluster": "regions grow from the nodes that a layer is made of"}),
     Pass("promote", "Half-precision activations become f32; weights stay as they are stored.", promote.run,
          rewrites=lambda: ["promote-half"],
          after={"absorb": "absorb computes new weights in the dtype of the model"},
@@ -39,13 +44,19 @@ _ROWS: Iterable[Pass] = (
 CATALOG: Catalog = {row.name: row for row in _ROWS}
 PORTABLE = "canonicalize,repeat(fold,canonicalize),cse,legalize,repeat(absorb,fold,canonicalize,cse)"
 """What needs no target: the result is plain ONNX."""
-DEFAULT = f"{PORTABLE},promote,canonicalize,cluster,layout"
+_KERNELS = "promote,canonicalize,cluster,layout"
+DEFAULT = f"{PORTABLE},{_KERNELS}"
 """A build."""
 
 
-def pipeline(interface: Mapping[str, str] | None = None) -> str:
-    """A build with another interface: the options of that pass."""
-    return f"{_step('interface', interface)},{DEFAULT}" if interface else DEFAULT
+def pipeline(rank: str | None = None, interface: Mapping[str, str] | None = None) -> str:
+    """A build with low-rank layers and another interface.
+
+    `rank` is auto, a ratio, or ranks of layers, None for none; `interface` holds the options of that pass.
+    """
+    first = [_step("interface", interface)] if interface else []
+    low_rank = [_step("factorize", {"rank": rank})] if rank is not None else []
+    return ",".join([*first, PORTABLE, *low_rank, _KERNELS])
 
 
 def _step(name: str, options: Mapping[str, str]) -> str:

@@ -12,6 +12,8 @@ from edgec.commands.files import write
 from edgec.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from edgec.build import Built
     from edgec.bundle import Bundle
     from edgec.ir.graph import Graph
@@ -36,6 +38,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=options.positive, metavar="N", help="how many kernels to compile at once (default: one a core)")
     options.model_options(parser)
     options.interface_options(parser)
+    low_rank = parser.add_argument_group("low rank")
+    low_rank.add_argument("--rank", metavar="auto|RATIO|LAYER=R,…", help="make layers low-rank: those where it pays on the target and "
+                          "loses little, RATIO times fewer weights in all, or these ranks")
+    low_rank.add_argument("--calibrate", metavar="SAMPLES", help="fit them to these inputs: a .npz, a folder, or module:function")
     debug = parser.add_argument_group("to look inside")
     debug.add_argument("--dump", type=Path, metavar="DIR", help="write the graph after each pass, as 03-absorb.edge")
     debug.add_argument("--time", action="store_true", help="print how long each step took")
@@ -74,7 +80,8 @@ def _build(args: argparse.Namespace, output: Path | None, console: Console) -> t
     notes: list[str] = []
     made = build(args.model, args.target, output, **options.binding(args), threads=args.threads, optimize_for=args.optimize,
                  exact=args.exact, name=args.name, cc=args.cc, jobs=args.jobs, progress=console.progress, watch=Watch(dump=args.dump),
-                 disabled=_disabled(args), limit=args.limit, notes=notes, interface=options.interface(args))
+                 disabled=_disabled(args), limit=args.limit, notes=notes, interface=options.interface(args),
+                 rank=args.rank, calibrate=args.calibrate)
     console.end()
     for note in notes:
         console.note(note)
@@ -133,9 +140,20 @@ def _compiled(args: argparse.Namespace, machine: "Target", console: Console) -> 
     from edgec.build import compile_graph  # noqa: PLC0415
     from edgec.pipeline import Watch  # noqa: PLC0415
 
-    return compile_graph(_imported(args, console), machine, args.name or args.model.stem, progress=console.progress,
+    graph = _imported(args, console)
+    return compile_graph(graph, machine, args.name or args.model.stem, progress=console.progress,
                          watch=Watch(dump=args.dump), disabled=_disabled(args), limit=args.limit, optimize_for=args.optimize,
-                         interface=options.interface(args))
+                         interface=options.interface(args), rank=args.rank, samples=_samples(graph, args, console))
+
+
+def _samples(graph: "Graph", args: argparse.Namespace, console: Console) -> "Sequence[Mapping[str, Any]]":
+    from edgec.build import samples_for  # noqa: PLC0415
+
+    notes: list[str] = []
+    found = samples_for(graph, args.rank, args.calibrate, notes, interface=options.interface(args))
+    for note in notes:
+        console.note(note)
+    return found
 
 
 def _final(args: argparse.Namespace, machine: "Target", console: Console) -> "Graph":
@@ -145,8 +163,12 @@ def _final(args: argparse.Namespace, machine: "Target", console: Console) -> "Gr
 
     known = access.module("passes.catalog")
     watch = Watch(dump=args.dump, stop_after=args.stop_after, progress=lambda step: console.progress(step, 0, 1))
-    context = Context(machine, frozenset(_disabled(args)), args.limit)
-    return run_passes(_imported(args, console), known.pipeline(interface=options.interface(args).options()), known.CATALOG, context, watch)
+    graph = _imported(args, console)
+    context = Context(machine, frozenset(_disabled(args)), args.limit, samples=_samples(graph, args, console))
+    final = run_passes(graph, known.pipeline(args.rank, options.interface(args).options()), known.CATALOG, context, watch)
+    for note in context.notes if args.rank is not None else ():
+        console.note(note)
+    return final
 
 
 def _assembler(made: "Built", args: argparse.Namespace, _: Console) -> bytes:

@@ -1,0 +1,246 @@
+"""factorize: parts mean what the layer meant, ranks are what was asked for, and layers that stay say why."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgec.access import module
+from edgec.build import build, read
+from edgec.cli import main
+from edgec.errors import UsageError
+from edgec.ir.evaluate import evaluate
+from edgec.ir.graph import Array, Graph
+from edgec.ir.types import Tensor
+from edgec.lang.text import parse, show
+from edgec.pipeline import Context, run_passes
+from edgec.target import find
+from edgec.testing import check_meaning, random_graph
+from tests.shared import model
+
+CATALOG, PORTABLE, pipeline = module("passes.catalog").CATALOG, module("passes.catalog").PORTABLE, module("passes.catalog").pipeline
+low_rank, ranks = module("passes.changes.low_rank"), module("passes.changes.ranks")
+MODELS = Path(__file__).resolve().parent.parent / "examples" / "models"
+NET = """
+graph @net(%x: f32[1,8,9,9]) {
+  %w: f32[24,8,3,3] = random 1
+  %b: f32[24] = random 2
+  %p: f32[16,24,1,1] = random 3
+  %m: f32[324,20] = random 4
+  %s: i64[2] = dense [1, 400]
+  %t: i64[1] = dense [0]
+  %e: i64[1] = dense [324]
+  %a: i64[1] = dense [1]
+  %c: f32[1,24,5,5] = Conv(%x, %w, %b) {kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1], dilations=[1, 1], group=1} at "conv"
+  %r: f32[1,24,5,5] = Relu(%c)
+  %q: f32[1,16,5,5] = Conv(%r, %p) {kernel_shape=[1, 1], strides=[1, 1], pads=[0, 0, 0, 0], dilations=[1, 1], group=1} at "point"
+  %f: f32[1,400] = Reshape(%q, %s)
+  %g: f32[1,324] = Slice(%f, %t, %e, %a)
+  %y: f32[1,20] = MatMul(%g, %m) at "fc"
+  return %y
+}"""
+
+
+def samples(graph: Graph, count: int, seed: int = 0) -> list[Mapping[str, Array]]:
+    """Inputs that lie near a few directions, as those of real nets do."""
+    draw = np.random.default_rng(seed)
+    bases = {v.name: np.random.default_rng(9).standard_normal((6, *v.dims)) for v in graph.inputs}
+    return [{n: (np.tensordot(draw.standard_normal(6), b, 1) + 0.05 * draw.standard_normal(b.shape[1:])).astype(np.float32)
+             for n, b in bases.items()} for _ in range(count)]
+
+
+def factored(graph: Graph, rank: str, given: Any = (), target: str | None = None) -> tuple[Graph, Context]:
+    context = Context(None if target is None else find(target), samples=given)
+    return run_passes(graph, f'factorize{{rank="{rank}"}}', CATALOG, context), context
+
+
+def lost(before: Graph, after: Graph, feeds: list[Mapping[str, Array]]) -> float:
+    wanted, made = (np.concatenate([evaluate(g, f)["y"] for f in feeds]) for g in (before, after))
+    return float(np.square(wanted - made).sum() / np.square(wanted - wanted.mean(0)).sum())
+
+
+def weights(graph: Graph) -> int:
+    return sum(a.size for a in graph.weights.values() if a.ndim > 1)
+
+
+def thin(graph: Graph) -> Graph:
+    """The graph with weights of rank one wherever it multiplies by stored ones, each of a node of its own."""
+    made = dict(graph.weights)
+    for node in graph.nodes:
+        w = node.input(1) if node.op in ("Conv", "MatMul", "Gemm") else None
+        if w is not None and w in made and made[w].ndim > 1:
+            axes = range(made[w].ndim)
+            parts = [np.abs(made[w]).mean(tuple(a for a in axes if a != axis), keepdims=True) for axis in axes]
+            product = np.prod(np.broadcast_arrays(*parts), axis=0)
+            made[w] = (product / max(float(np.abs(product).max()), 1e-9)).astype(np.float32)
+    return replace(graph, weights=made)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_weights_of_rank_one_lose_nothing_in_random_graphs(seed: int) -> None:
+    before = thin(run_passes(random_graph(seed, 12 + seed), PORTABLE, CATALOG))
+    if any(v.tensor.dtype != "f32" for v in before.inputs):
+        pytest.skip("inputs that are no reals")
+    plain, _ = factored(before, "1.2")
+    check_meaning(before, plain, 1e-3)
+    given = [{v.name: np.random.default_rng(i).standard_normal(v.dims).astype(np.float32) for v in before.inputs} for i in range(2)]
+    fitted, context = factored(before, "1.2", given)
+    check_meaning(before, fitted, 1e-3)
+    assert any(n.startswith("low rank: ") for n in context.notes) == any(n.op in ("Conv", "MatMul", "Gemm") for n in before.nodes)
+
+
+def test_random_graphs_do_hold_layers_to_factor() -> None:
+    made = [factored(thin(run_passes(random_graph(seed, 12 + seed), PORTABLE, CATALOG)), "1.2")[1].trace for seed in range(8)]
+    assert sum(map(len, made)) > 6
+
+
+def test_a_ratio_is_that_of_all_weights() -> None:
+    net = parse(NET)
+    made, context = factored(net, "2.0", samples(net, 40))
+    assert weights(net) / weights(made) >= 2.0
+    assert weights(net) / weights(made) < 2.2
+    assert {r.name for r in context.trace} == {"factor-low-rank"}
+    assert [v.name for v in made.outputs] == ["y"]
+
+
+def test_samples_lose_less_than_weights_alone() -> None:
+    net = parse(NET)
+    unseen = samples(net, 20, seed=5)
+    with_samples, without = (lost(net, factored(net, "2.5", given)[0], unseen) for given in (samples(net, 60), ()))
+    assert with_samples < without / 2
+
+
+def test_it_is_deterministic() -> None:
+    net, given = parse(NET), samples(parse(NET), 10)
+    blobs: list[dict[str, Array]] = [{}, {}]
+    texts = [show(factored(net, "2.0", given)[0], b) for b in blobs]
+    assert texts[0] == texts[1]
+    assert all(np.array_equal(a, b) for a, b in zip(blobs[0].values(), blobs[1].values(), strict=True))
+
+
+def test_full_directions_lose_nothing() -> None:
+    draw = np.random.default_rng(0)
+    weight, rows = draw.standard_normal((12, 10, 9)), draw.standard_normal((400, 10, 9)).astype(np.float32)
+    layer = low_rank.Layer(weight.astype(np.float32), rows, centered=True)
+    almost = layer.fit(low_rank.Shape(9, 11))
+    assert 0 < layer.loss(almost) < 0.3
+    axes, variance = layer.output
+    assert np.allclose(axes.T @ axes, np.eye(12), atol=1e-9)
+    assert (np.diff(variance) <= 1e-9).all()
+    plain = low_rank.Layer(weight.astype(np.float32), None, centered=True)
+    u, s, v = np.linalg.svd(weight.reshape(12, 90), full_matrices=False)
+    best = np.square(weight.reshape(12, 90) - (u[:, :5] * s[:5]) @ v[:5]).sum() / np.square(weight).sum()
+    assert plain.loss(plain.fit(low_rank.Shape(None, 5))) == pytest.approx(best, rel=1e-4)
+
+
+def test_it_is_the_whitened_svd() -> None:
+    draw = np.random.default_rng(1)
+    rows = (draw.standard_normal((500, 12)) @ draw.standard_normal((12, 12))).astype(np.float32)
+    weight = draw.standard_normal((8, 12)).astype(np.float32)
+    layer = low_rank.Layer(weight[:, :, None], rows[:, :, None], centered=False)
+    factors = layer.fit(low_rank.Shape(None, 3))
+    root = np.linalg.cholesky(np.asarray(rows.T @ rows / 500, np.float64))
+    u, s, v = np.linalg.svd(weight @ root, full_matrices=False)
+    wanted = (u[:, :3] * s[:3]) @ v[:3] @ np.linalg.inv(root)
+    assert np.allclose(factors.last @ factors.core[:, :, 0], wanted, atol=2e-2 * np.abs(wanted).max())
+
+
+def test_layers_are_named_by_their_nodes() -> None:
+    net = parse(NET)
+    made, context = factored(net, "fc=4,conv=3x6", samples(net, 8))
+    assert {r.origin for r in context.trace} == {"fc", "conv"}
+    shapes = sorted(a.shape for v, a in made.weights.items() if a.ndim > 1)
+    assert shapes == sorted([(3, 8, 1, 1), (6, 3, 3, 3), (24, 6, 1, 1), (16, 24, 1, 1), (324, 4), (4, 20)])
+
+
+@pytest.mark.parametrize(("rank", "message"), [
+    ("cnv=4", "is called cnv; did you mean conv?"), ("fc=20", "write one number below 20"), ("conv=8x3", "write below 8 and 24"),
+    ("fc=3x3", "write one number below 20"), ("0.5", "--rank 0.5: --rank is auto"), ("much", "--rank much: --rank is auto"),
+    ("fc=-1", "--rank fc=-1: "), ("fc=2,fc=3", "fc has two ranks"), ("nan", "--rank nan: "), ("auto", "needs a target")])
+def test_wrong_ranks_are_refused(rank: str, message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        factored(parse(NET), rank)
+    assert message in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_auto_takes_what_is_faster_and_loses_little() -> None:
+    text = """
+    graph @net(%x: f32[1,512]) {
+      %a: f32[512,512] = random 1
+      %b: f32[512,512] = random 2
+      %h: f32[1,512] = MatMul(%x, %a) at "low"
+      %y: f32[1,512] = MatMul(%h, %b) at "full"
+      return %y
+    }"""
+    net = parse(text)
+    low, full = net.weights
+    draw = np.random.default_rng(0)
+    thin_weight = (draw.standard_normal((512, 16)) @ draw.standard_normal((16, 512)) / 90).astype(np.float32)
+    net = replace(net, weights={low: thin_weight, full: net.weights[full]})
+    given: list[Mapping[str, Array]] = [{"x": np.random.default_rng(i).standard_normal((1, 512)).astype(np.float32)} for i in range(80)]
+    made, context = factored(net, "auto", given, "x86-64-v3")
+    assert {r.origin for r in context.trace} >= {"low"}
+    assert lost(net, made, given[:10]) < 0.05
+    none, context = factored(replace(net, weights={low: net.weights[full], full: net.weights[full]}), "auto", (), "x86-64-v3")
+    assert show(none, {}) == show(replace(net, weights={low: net.weights[full], full: net.weights[full]}), {})
+    assert [n for n in context.notes if "low stays as it is: parts that are faster" in n]
+
+
+def test_auto_leaves_a_mobile_net_alone_and_says_why() -> None:
+    before = run_passes(read(MODELS / "digits_mobilenet.onnx", static=True), PORTABLE, CATALOG)
+    with np.load(MODELS / "digits_test.npz") as data:
+        images = data["images"][:32].astype(np.float32) / 255
+    made, context = factored(before, "auto", [{"image": image[None]} for image in images], "x86-64-v3")
+    assert made is before
+    layers = [n for n in before.nodes if n.op in ("Conv", "Gemm", "MatMul")]
+    assert len([n for n in context.notes if " stays as it is: " in n]) == len(layers)
+
+
+def test_auto_gives_a_reason_for_each_layer_that_stays() -> None:
+    before = run_passes(read(model("mlperf_vww_mbv1_fp32"), static=True), PORTABLE, CATALOG)
+    _, context = factored(before, "auto", (), "cortex-a72")
+    layers = [n for n in before.nodes if n.op in ("Conv", "Gemm", "MatMul")]
+    stay = [n for n in context.notes if " stays as it is: " in n]
+    assert len(stay) + len(context.trace) == len(layers)
+    assert sum("its channels are in groups" in n for n in stay) == sum(n.attrs.get("group", 1) != 1 for n in layers) > 10
+    assert any("cycles now, at least" in n for n in stay)
+    assert any("of the variance of its results" in n for n in stay)
+
+
+def test_a_build_takes_ranks_and_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*words: str | Path) -> tuple[int, str]:
+        return main([str(w) for w in words]), capsys.readouterr().err
+
+    draw = np.random.default_rng(0)
+    np.savez(tmp_path / "s.npz", image=draw.random((3, 1, 28, 28)).astype(np.float32))
+    source, out = MODELS / "digits_mobilenet.onnx", tmp_path / "out.onnx"
+    code, said = run("build", source, "--target", "x86-64-v3", "--rank", "1.5", "--calibrate", tmp_path / "s.npz", "--emit", "onnx",
+                     "--stop-after", "factorize", "-o", out)
+    assert code == 0, said
+    assert "times fewer weights" in said
+    assert ": 3 samples; with fewer than 32" in said
+    small, whole = read(out, static=True), run_passes(read(source, static=True), PORTABLE, CATALOG)
+    assert weights(small) < weights(whole) / 1.4
+    assert isinstance(small.outputs[0].type, Tensor)
+    code, said = run("build", source, "--calibrate", tmp_path / "s.npz", "--emit", "ir")
+    assert code == 2
+    assert "say --rank" in said
+
+
+def test_a_factored_bundle_runs(tmp_path: Path) -> None:
+    path = tmp_path / "net.edge"
+    net = parse(NET)
+    path.write_text(NET)
+    notes: list[str] = []
+    given = {"x": np.concatenate([f["x"] for f in samples(net, 8)])}
+    bundle = build(path, "host", tmp_path / "net.edgec", rank=2.0, calibrate=given, notes=notes)
+    graph, _ = factored(net, "2.0", [dict(f) for f in samples(net, 8)])
+    unseen = samples(net, 1, seed=3)[0]
+    assert np.allclose(bundle.load().run(unseen)["y"], evaluate(graph, unseen)["y"], atol=1e-3)
+    assert any("times fewer weights" in n for n in notes)
+    assert bundle.manifest["options"]["rank"] == "2.0"
+    assert pipeline() == module("passes.catalog").DEFAULT
