@@ -63,6 +63,8 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
     """
     if optimize_for not in ("speed", "size"):
         raise UsageError(f"-O is speed or size, not {optimize_for}")
+    if threads < 1:
+        raise UsageError(f"a bundle runs with at least one thread, not {threads}")
     tell = _teller(progress, cancelled)
     notes = notes if notes is not None else []
     tell("import", 0, 1)

@@ -11,7 +11,8 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NoReturn, Protocol
+from pathlib import Path
+from typing import Any, NoReturn, Protocol, TextIO
 
 import edgec
 from edgec.commands import bench, bisect, build, doctor, inspect, opt, passes, report, rules, targets, verify, why
@@ -118,6 +119,7 @@ def _check_flags(arguments: Sequence[str], top: _Parser, commands: Mapping[str, 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code. Errors are told in one sentence on stderr, with a traceback only after --debug."""
+    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()  # None where whoever started this has closed them
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     try:
@@ -135,6 +137,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         what = f"{type(error).__name__}: {str(error) or 'no reason given'}"
         return _told(f"a mistake in edgec: {what}; the same command with --debug shows where", 1, debug=debug)
     return code
+
+
+def _nowhere() -> TextIO:
+    return Path(os.devnull).open("w", encoding="utf-8")
 
 
 def _run(arguments: Sequence[str]) -> int:

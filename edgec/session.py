@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from edgec.codegen.manifest import check_files, read_manifest
 from edgec.emulator import EmulatedDevice
-from edgec.errors import BadInput, DeviceError
+from edgec.errors import BadInput, DeviceError, UsageError
 from edgec.ir.types import numpy_dtype
 from edgec.native import NativeDevice
 
@@ -157,6 +157,8 @@ def load(path: str | os.PathLike[str], *, threads: int = 1, poison: bool = False
     folder that is no bundle, a damaged file, or a bundle of a newer edgec; DeviceError for a processor that cannot run it,
     ToolMissing without an emulator.
     """
+    if threads < 1:
+        raise UsageError(f"a bundle runs with at least one thread, not {threads}")
     place = Path(path)
     manifest = read_manifest(place)
     check_files(place, manifest)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 
 from edgec.codegen.place import VIEW_OPS, Places
-from edgec.errors import UsageError
+from edgec.errors import BadInput, UsageError
 from edgec.ir.edit import Namer, retype, splice
 from edgec.ir.graph import Graph, Node, Value
 from edgec.ir.layout import Layout, View
@@ -18,6 +18,7 @@ from edgec.ir.types import Tensor
 from edgec.isa import Isa, cpu_isa
 from edgec.kernels.base import Operands
 from edgec.kernels.plan import plan, unknown
+from edgec.lang.text import show_type
 from edgec.pipeline import Context
 from passes.cluster import image_layout
 
@@ -30,6 +31,9 @@ def run(graph: Graph, context: Context) -> Graph:
     """The graph whose values carry their layouts (None is row-major)."""
     if context.target is None:
         raise UsageError("layout needs a target")
+    for value in graph.inputs:
+        if isinstance(value.type, Tensor) and not value.type.is_static:
+            raise BadInput(f"the input %{value.name} is {show_type(value.type)}: shapes have to be numbers before memory is laid out")
     if any(unknown(n) for n in graph.nodes):
         return graph                                          # the schedule says which nodes these are, and which others cannot be built
     isa = cpu_isa(context.target)

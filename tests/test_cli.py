@@ -16,6 +16,7 @@ import pytest
 
 import edgec
 from edgec.cli import COMMANDS, main
+from edgec.errors import UsageError
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -422,3 +423,28 @@ def test_a_closed_pipe_is_no_error() -> None:
     words = ["/bin/sh", "-c", f"{sys.executable} -m edgec targets cortex-a72 | true"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_closed_streams_are_no_error() -> None:
+    done = subprocess.run(["/bin/sh", "-c", f"{sys.executable} -m edgec targets >&- 2>&-"], cwd=ROOT, check=False)
+    assert done.returncode == 0
+
+
+def test_opt_for_a_target_needs_shapes_that_are_numbers(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "open.edge").write_text("edge 1\n\ngraph @g(%x: f32[n,3]) {\n  %y: f32[n,3] = Relu(%x)\n  return %y\n}\n")
+    done = run("opt", "open.edge", "--target", "host")
+    assert (done.code, done.err) == (3, "edgec: the input %x is f32[n,3]: shapes have to be numbers before memory is laid out\n")
+
+
+def test_an_array_for_an_input_that_does_not_exist(run: Any, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros(3))
+    done = run("run", "@/tiny.edgec", "nope=@x.npy")
+    assert done.code == 2
+    assert "no input nope" in done.err
+
+
+def test_no_threads(folder: Path) -> None:
+    with pytest.raises(UsageError, match="at least one thread"):
+        edgec.load(folder / "tiny.edgec", threads=0)
+    with pytest.raises(UsageError, match="at least one thread"):
+        edgec.build(folder / "tiny.onnx", threads=0)

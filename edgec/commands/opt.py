@@ -42,7 +42,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     pipeline = args.passes if args.passes is not None else asked.get("passes") or (known.DEFAULT if target else known.PORTABLE)
     notes: list[str] = []
     console.progress("import", 0, 1)
-    graph = read(args.model, **options.binding(args), notes=notes)
+    graph = read(args.model, **options.binding(args), static=target is not None, notes=notes)
     context = Context(find(target) if target else None, frozenset(disabled), args.limit)
     watch = Watch(dump=args.dump, stop_after=args.stop_after, progress=lambda step: console.progress(step, 0, 1))
     made = run_passes(graph, pipeline, known.CATALOG, context, watch)

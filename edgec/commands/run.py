@@ -74,6 +74,9 @@ def read_inputs(session: "Session", arrays: Sequence[str]) -> dict[str, "Array"]
             if key in made:
                 raise UsageError(f"the input {key} is given twice")
             made[key] = array
+    for name in made:
+        if name not in names:
+            raise UsageError(f"the model has no input {name}; it has {', '.join(names)}")
     if arrays and (missing := [n for n in names if n not in made]):
         raise UsageError(f"no array is given for the input{'s' * (len(missing) > 1)} {', '.join(missing)}; write {missing[0]}=@x.npy")
     return made
