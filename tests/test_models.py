@@ -83,6 +83,10 @@ RANGES: Mapping[str, Callable[[Array], Array]] = {
 """Inputs as a model expects them: pixels of 0..255 or of 0..1, decibels."""
 
 
+def _ranged(name: str, values: Array) -> Array:
+    return RANGES[name](values) if name in RANGES else values
+
+
 def feeds(made: Bundle, seed: int) -> dict[str, Array]:
     name = made.manifest["name"]
     rng, given = np.random.default_rng(seed), dict[str, Array]()
@@ -97,7 +101,7 @@ def feeds(made: Bundle, seed: int) -> dict[str, Array]:
             image = RANGES[name](image) if name in RANGES else image
             given[port["name"]] = image.astype(np.float16 if dtype == "f16" else np.float32)
         else:
-            given[port["name"]] = RANGES.get(name, lambda x: x)(rng.standard_normal(shape)).astype(np.float32)
+            given[port["name"]] = _ranged(name, rng.standard_normal(shape)).astype(np.float32)
     return given
 
 
