@@ -84,6 +84,8 @@ def product(region: Region, isa: Isa, operands: Operands) -> Planned | str:
     left = operands.view(a)
     if node.attrs.get("transA"):
         left = left.transpose((1, 0))
+    if left.shape[:-2] != out_shape[:-2]:
+        return "the left operand is broadcast over the batches of the right one"
     views = _matrices([left, operands.view(region.output), *epilogue_views(region, operands)])
     if views is None:
         return "the rows of these operands do not lie at one step"
