@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from edgec.ir.edit import attributes
 from edgec.ir.evaluate import evaluate
 from edgec.ir.graph import Array, Node, Value
 from edgec.ir.layout import View
+from edgec.ir.types import Tensor, dtype_name
 from edgec.isa import Isa
 from edgec.kernels.base import Operands, Planned
 from edgec.kernels.emit import emit
@@ -26,9 +29,11 @@ from edgec.onnx import import_model
 from edgec.session import load
 from tests.generic_cases import ADDING, CASES, IMAGE, QUANTIZED, ROWS, Case, Data, case, dtypes, ints, made
 from tests.kernel_harness import A72, AVX2, Outcome, on, run
-from tests.nodes import chain, same
+from tests.nodes import arrays, cases, chain, feeds_of, same
 
 OUT_OF_BOUNDS = -1
+AGREE, REFUSED = 213, 57
+"""Of ONNX's node tests of one node, of an operator in the table, those that TVM takes, and those that the table refuses."""
 
 
 def planned(node: Node, known: Mapping[Value, Array], isa: Isa = AVX2) -> Planned | str:
@@ -53,13 +58,13 @@ def outcome(node: Node, known: Mapping[Value, Array], isa: Isa = AVX2) -> Outcom
     return run(plan.plan, emit, [known[v] for v in plan.inputs])
 
 
-def wrong(got: Sequence[Array], want: Sequence[Array]) -> str | None:
-    """What differs, None when nothing does: floating point within a hundred thousandth of the largest number, all else bit by bit."""
+def wrong(got: Sequence[Array], want: Sequence[Array], tolerance: float = 1e-5) -> str | None:
+    """What differs, None when nothing does: floating point within the tolerance of the largest number, all else bit by bit."""
     for g, w in zip(got, want, strict=True):
         expected = np.asarray(w).reshape(-1)
         if g.dtype.kind == "f":
             spread = np.abs(expected[np.isfinite(expected)]).max(initial=1.0)
-            agrees = np.allclose(g.astype(np.float64), expected.astype(np.float64), rtol=1e-5, atol=1e-5 * spread, equal_nan=True)
+            agrees = np.allclose(g.astype(np.float64), expected.astype(np.float64), rtol=tolerance, atol=tolerance * spread, equal_nan=True)
         else:
             agrees = g.tobytes() == expected.astype(g.dtype).tobytes()
         if not agrees:
@@ -96,6 +101,41 @@ def test_one_dtype(what: Case, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_dtype(what: Case) -> None:
     for dtype in dtypes(what):
         check(what, dtype)
+
+
+@pytest.mark.slow
+def test_node_tests_of_onnx() -> None:
+    """Every node test of an operator in the table that is not refused agrees with what ONNX expects."""
+    faults, counts = dict[str, str](), Counter[str]()
+    for one in cases(0, 1):
+        answer = of_onnx(one)
+        if answer is not None:
+            counts[answer.partition(":")[0]] += 1
+            if answer.startswith("wrong"):
+                faults[one.name] = answer
+    assert faults == {}
+    assert counts["agrees"] >= AGREE
+    assert counts["refused"] <= REFUSED
+
+
+def of_onnx(one: Any) -> str | None:
+    """agrees, refused or wrong, with a sentence; None for a case that is not one node of the table."""
+    graph = import_model(one.model)
+    node = graph.nodes[0] if len(graph.nodes) == 1 else None
+    if node is None or node.op not in TABLE:
+        return None
+    feeds = feeds_of(one)
+    known = {v: np.asarray(feeds.get(v.name, graph.weights.get(v))) for v in node.inputs if v is not None}
+    want = dict(zip((v.name for v in graph.outputs), map(np.asarray, arrays(one.data_sets[0][1])), strict=True))
+    fresh = {v: Value(v.name, Tensor(dtype_name(a.dtype), a.shape)) for v, a in known.items()}
+    outputs = tuple(Value(v.name, Tensor(dtype_name(want[v.name].dtype), want[v.name].shape)) for v in node.outputs if v.name in want)
+    node = replace(node, inputs=tuple(v and fresh[v] for v in node.inputs), outputs=outputs)
+    plan = planned(node, {fresh[v]: a for v, a in known.items()})
+    if isinstance(plan, str):
+        return f"refused: {plan}"
+    result = run(plan.plan, emit, [known[next(o for o, f in fresh.items() if f is v)] for v in plan.inputs])
+    fault = wrong(result.outputs, [want[v.name] for v in outputs], 1e-3)
+    return f"wrong: {fault}" if fault or result.code else "agrees"
 
 
 @pytest.mark.parametrize("isa", on(A72))
