@@ -1,5 +1,6 @@
 """Random one-node models: what is drawn covers the corners of each operator, and a seed always draws the same."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
