@@ -1,13 +1,15 @@
 """Random one-node models: what is drawn covers the corners of each operator, and a seed always draws the same."""
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
 from tests.stress_draw import INTEGERS, KINDS, OPSET, Draw, Made, kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def _window(d: Draw, image: tuple[int, ...], *, dilate: bool, half: bool) -> dict[str, Any]:
