@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -66,7 +65,7 @@ def outcome(case: Any, model: onnx.ModelProto, feeds: dict[str, Any], place: Pat
 
 def tolerance(kind: np.dtype[Any]) -> float:
     """That of ONNX's own runner, or two units of the last place where these are larger."""
-    return max(1e-3, 2 * float(ml_dtypes.finfo(kind).eps)) if kind.name in ("float16", "bfloat16") else 1e-3
+    return {"float16": 2e-3, "bfloat16": 1.6e-2}.get(kind.name, 1e-3)
 
 
 def reason(answer: str) -> str:
@@ -75,12 +74,14 @@ def reason(answer: str) -> str:
     return re.sub(r"%\S+|'[^']*'|\d+", "_", lines[0].strip())
 
 
-@pytest.mark.parametrize("name", ["test_gridsample", "test_dynamicquantizelinear", "test_averagepool_3d_default", "test_gathernd_example_int32",
-                                  "test_qlinearmatmul_2D_uint8_float32", "test_identity_sequence"])
+SOME = ("test_gridsample", "test_dynamicquantizelinear", "test_averagepool_3d_default", "test_det_2d", "test_identity_sequence")
+
+
+@pytest.mark.parametrize("name", SOME)
 def test_some(name: str, tmp_path: Path) -> None:
     case = next(c for c in cases(0, 1) if c.name == name)
     answer = outcome(case, case.model, feeds_of(case), tmp_path / "model.edgec")
-    if name in ("test_qlinearmatmul_2D_uint8_float32", "test_identity_sequence"):
+    if name in ("test_det_2d", "test_identity_sequence"):
         assert answer.startswith("refused: no kernel can be made for 1 node")
     else:
         assert answer == "agrees"
