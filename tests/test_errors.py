@@ -181,7 +181,7 @@ COMMANDS: dict[str, tuple[int, str, list[str]]] = {
     "a model as bundle": (INPUT, "not a bundle", ["run", "tiny.onnx"]),
     "no such array": (INPUT, "there is no file nope.npy", ["run", "tiny.edgec", "nope.npy"]),
     "an array that is none": (INPUT, "tiny.onnx cannot be read", ["run", "tiny.edgec", "tiny.onnx"]),
-    "unknown name of an array": (INPUT, "no input z", ["run", "tiny.edgec", "x=@x.npy", "z=@x.npy"]),
+    "unknown name of an array": (USAGE, "no input z", ["run", "tiny.edgec", "x=@x.npy", "z=@x.npy"]),
     "too many arrays": (USAGE, "one array more", ["run", "tiny.edgec", "x.npy", "x.npy"]),
     "array of another shape": (INPUT, "float32[1, 3, 12, 12]", ["run", "tiny.edgec", "small.npy"]),
     "array of another dtype": (INPUT, "float64", ["run", "tiny.edgec", "double.npy"]),
