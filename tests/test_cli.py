@@ -56,10 +56,9 @@ def run(capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path, monkey
 
 
 def command(*words: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
-    restored = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731  a shell's background job ignores Ctrl-C, and so would its children
-    return subprocess.Popen([sys.executable, *words], cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            preexec_fn=restored)  # noqa: PLW1509  tests start no threads of their own
+    names = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}  # a shell's background job ignores Ctrl-C: its children must not
+    return subprocess.Popen([sys.executable, *words], cwd=cwd, env=names, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # noqa: PLW1509
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)], ids="-".join)
@@ -415,8 +414,7 @@ def test_ctrl_c_ends_a_build_at_once_and_leaves_nothing(folder: Path, tmp_path: 
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert err.splitlines()[-1] == "edgec: interrupted"
+    assert (process.returncode, err.splitlines()[-1]) == (130, "edgec: interrupted")
     assert "Traceback" not in err
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
