@@ -1,7 +1,8 @@
 """fold: nodes whose operands are all known are computed now. A tensor without elements is always known.
 
 Stored weights never grow: a result that is bigger than the weights it frees stays an operation (Cast of f16 weights, Expand,
-ConstantOfShape), unless it is small. How numbers are computed stands in `arithmetic.py`.
+ConstantOfShape), unless it is small. How numbers are computed stands in `arithmetic.py`. Among quantized operators, stored integers
+stay integers, small ones too: a DequantizeLinear is what says that they are some.
 """
 
 from collections.abc import Iterable, Mapping
@@ -46,6 +47,7 @@ class _Fold:
         self.freed = {v: _bytes(a) if graph.uses(v) == 1 else 0 for v, a in graph.weights.items()}
         self.pending: dict[Value, Node] = {}
         self.left = int(sum(_bytes(a) for a in graph.weights.values()) * SHARE)
+        self.quantized = any(n.op == "QuantizeLinear" and n.inputs[0] not in graph.weights for n in graph.nodes)
 
     def run(self) -> Graph:
         nodes = tuple(map(self.bodies, self.graph.nodes))
@@ -80,6 +82,8 @@ class _Fold:
             return
         if node.op == "Identity" and node.output in self.graph.outputs:
             return  # the name of a result that is a constant
+        if node.op == "DequantizeLinear" and self.quantized:
+            return
         sizes = [_size(v) for v in node.outputs]
         if any(size is not None and size > LARGEST for size in sizes):
             return

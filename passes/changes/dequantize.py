@@ -16,8 +16,10 @@ _CHANNEL_AXIS = {"Conv": 0, "MatMul": 1, "Gemm": 1}
 
 
 def scale_behind_sum(node: Node, edit: Sweep) -> Sequence[Value] | None:
-    """A convolution or product whose weight is DequantizeLinear of stored integers around zero."""
-    maker = edit.producer(node.input(1))
+    """A convolution or product of reals whose weight is DequantizeLinear of stored integers around zero."""
+    maker, before = edit.producer(node.input(1)), edit.producer(node.input(0))
+    if before is not None and before.op == "DequantizeLinear":
+        return None  # integers are multiplied there
     if maker is None or maker.op != "DequantizeLinear" or not isinstance(node.output.type, Tensor) or not node.output.type.is_static:
         return None
     stored, scale = edit.constant(maker.inputs[0]), edit.constant(maker.inputs[1])
