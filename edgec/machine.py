@@ -54,6 +54,11 @@ FACTS: Mapping[Scope, Mapping[str, Fact]] = MappingProxyType({
         "macs_per_cycle": Fact("number", "multiply-accumulates of the whole unit in a cycle"),
         "int8_dot": Fact("flag", "whether one instruction adds four products of bytes"),
         "launch": Fact("number", "what starting a kernel on this unit costs", "cycles"),
+        "bandwidth": Fact("number", "what the whole unit reads in a second", "B/s"),
+        "copy_latency": Fact("number", "what a copy between its memory and that of the CPU costs before the first byte", "cycles"),
+        "copy_bandwidth": Fact("number", "what such a copy moves in a second", "B/s"),
+        "capacity": Fact("number", "bytes of weights that can lie in the memory of this unit at once", "B"),
+        "min_region": Fact("count", "operators that a connected part of the graph must have to run on this unit"),
     },
     "memory": {
         "size": Fact("number", "how much it holds; 0 B when this machine has none", "B"),

@@ -126,16 +126,39 @@ def test_the_targets_that_are_promised() -> None:
     assert set(known()) >= {"x86-64-v3", "x86-64-v4", "armv8-a", "cortex-a53", "cortex-a55", "cortex-a72", "cortex-a76", "raspberrypi4"}
 
 
-@pytest.mark.parametrize("name", list(known()))
+PARTS = ("opencl-gpu", "cuda-gpu", "ethos-u")
+"""Parts of boards: they have no CPU, and are there to inherit from."""
+
+
+@pytest.mark.parametrize("name", [n for n in known() if n not in PARTS])
 def test_every_target_can_make_kernels(name: str) -> None:
     machine = find(name)
     isa = Isa.of(machine.cpu, machine)
     assert (isa.lanes, isa.registers, isa.broadcast) == {
-        "aarch64": (4, 32, "lane"), "x86_64": (16, 32, "memory") if "avx512f" in machine.requires else (8, 16, "memory")}[isa.arch]
-    assert isa.l1_bytes < isa.l2_bytes
-    assert isa.dram_bytes_per_cycle < isa.l2_bytes_per_cycle
+        "aarch64": (4, 32, "lane"), "x86_64": (16, 32, "memory") if "avx512f" in machine.requires else (8, 16, "memory"),
+        "thumbv8.1m.main": (4, 8, "memory")}[isa.arch]
+    if isa.l2_bytes:
+        assert isa.l1_bytes < isa.l2_bytes
+        assert isa.dram_bytes_per_cycle < isa.l2_bytes_per_cycle
     assert hash(isa) == hash(replace(isa))
-    assert machine.requires
+    assert machine.requires or machine.facts["triple"].endswith("-none-eabihf")
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_of_a_board_is_no_machine(name: str) -> None:
+    with pytest.raises(UsageError, match=f"target {name} has no unit of kind cpu"):
+        _ = find(name).cpu
+
+
+@pytest.mark.parametrize(("name", "unit", "kind"), [
+    ("rk3588", "gpu", "gpu"), ("jetson-orin", "gpu", "gpu"), ("imx93", "npu", "npu"), ("corstone-320", "npu", "npu")])
+def test_boards_with_units_beside_the_cpu(name: str, unit: str, kind: str) -> None:
+    machine = find(name)
+    assert {u.name: u.kind for u in machine.units.values()} == {"cpu": "cpu", unit: kind}
+    assert {"clock", "macs_per_cycle", "bandwidth", "launch", "copy_bandwidth"} <= set(machine.units[unit].facts)
+    convolution = {"dtype": "f32" if kind == "gpu" else "i8", "macs": 10**6, "bytes": 10**4}
+    assert machine.verdict(unit, "Conv", convolution).cost
+    assert not machine.verdict(unit, "Conv", {**convolution, "dtype": "f64"}).runs
 
 
 def test_what_llvm_is_told() -> None:
@@ -161,7 +184,7 @@ def test_every_figure_has_its_source_beside_it() -> None:
     for machine in known().values():
         figures = [("unit", u.name, fact) for u in machine.units.values() for fact, v in u.facts.items() if fact != "fma_per_cycle"]
         figures += [("memory", name, fact) for name, facts in machine.memories.items() for fact in facts]
-        figures += [("target", "", fact) for fact in ("clock", "requires")]
+        figures += [("target", "", fact) for fact in ("clock", "requires") if machine.name not in PARTS]
         missing = [figure for figure in figures if figure not in machine.sources]
         assert missing == [], f"{machine.name} ({machine.path}) gives no source for {missing}"
 
