@@ -1,6 +1,6 @@
 """A Graph at any stage as a ModelProto that onnx.checker accepts and that runtimes run, through onnx-graphsurgeon.
 
-Fused regions become the nodes they are made of, layouts vanish, and the opset stamped on the model is the oldest one that has every
+Regions become the nodes they are made of, layouts vanish, and the opset stamped on the model is the oldest one that has every
 operator as it is used, because runtimes lag behind.
 """
 
@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from onnx import GraphProto, ModelProto, TypeProto
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from edgec.ir.graph import Graph, Node, Value
+from edgec.ir.graph import REGIONS, Graph, Node, Value
 from edgec.ir.proto import CODES, VERSIONS, attribute_kinds, attribute_proto, split_op, tensor_proto, type_proto
 from edgec.ir.types import Map, Optional, Sequence, Tensor, Type
 
@@ -46,7 +46,7 @@ def _plain(graph: Graph) -> Graph:
     nodes: list[Node] = []
     weights = dict(graph.weights)
     for node in graph.nodes:
-        if node.op == "edgec.Fused":
+        if node.op in REGIONS:
             made, more = _opened(node)
             nodes += made
             weights.update(more)
@@ -60,7 +60,7 @@ def _plain(graph: Graph) -> Graph:
 
 
 def _opened(node: Node) -> tuple[list[Node], dict[Value, Any]]:
-    """The nodes of a fused region, with the values of the graph around it, and its weights."""
+    """The nodes of a region, with the values of the graph around it, and its weights."""
     body = _plain(node.attrs["body"])
     now: dict[Value, Value | None] = dict(zip(body.inputs, node.inputs, strict=True))
     returned: list[Node] = []

@@ -9,7 +9,7 @@ from typing import Any
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, ValueInfoProto
 from onnx.defs import OpSchema
 
-from edgec.ir.graph import Graph, Node
+from edgec.ir.graph import REGIONS, Graph, Node
 from edgec.ir.operators import OWN
 from edgec.ir.proto import (
     OPSET,
@@ -31,7 +31,7 @@ _COMMUTATIVE = {"Add", "Mul", "Max", "Min", "Sum", "Mean", "And", "Or", "Xor", "
 _MICROSOFT = {"com.microsoft.BiasGelu": (2, 2), "com.microsoft.FastGelu": (1, 2), "com.microsoft.FusedMatMul": (2, 2),
               "com.microsoft.Gelu": (1, 1), "com.microsoft.QuickGelu": (1, 1), "com.microsoft.SkipLayerNormalization": (3, 5),
               "com.microsoft.SkipSimplifiedLayerNormalization": (3, 4)}
-_OURS = {"edgec.Fused": (0, 2**31 - 1), "edgec.Reorder": (1, 1)}
+_OURS = {**dict.fromkeys(sorted(REGIONS), (0, 2**31 - 1)), "edgec.Reorder": (1, 1)}
 
 
 def has(op: str) -> bool:

@@ -12,7 +12,7 @@ from edgec.codegen.schedule import Schedule, schedule
 from edgec.cost import node_facts
 from edgec.errors import UnsupportedModel, UsageError
 from edgec.history import Moment, record
-from edgec.ir.graph import Graph, Node
+from edgec.ir.graph import REGIONS, Graph, Node
 from edgec.ir.types import Tensor
 from edgec.isa import cpu_isa
 from edgec.kernels.base import KernelPlan, Operands
@@ -111,12 +111,12 @@ def why(graph: Graph, name: str, target: Target) -> Story:
 
 
 def carriers(graph: Graph, origin: str) -> list[Node]:
-    """The nodes that came from the one of this name, alone or with others; those in bodies too, but not within fused regions."""
+    """The nodes that came from the one of this name, alone or with others; those in bodies too, but not within regions."""
     def walk(inner: Graph) -> Iterator[Node]:
         for node in inner.nodes:
             if origin in node.origin.split("+"):
                 yield node
-            if node.op != "edgec.Fused":
+            if node.op not in REGIONS:
                 for _, body in node.bodies:
                     yield from walk(body)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from edgec.ir.edit import prune, substitute
-from edgec.ir.graph import Array, Graph, Node, Value
+from edgec.ir.graph import REGIONS, Array, Graph, Node, Value
 from edgec.ir.sweep import Sweep, sweep
 from edgec.ir.types import dtype_name
 from edgec.pipeline import Context
@@ -88,11 +88,11 @@ def _equal_weights(graph: Graph, context: Context) -> Mapping[Value, Value]:
 
 
 def _scopes(graph: Graph, outer: tuple[Graph, ...]) -> Iterable[tuple[Graph, ...]]:
-    """The graph and its bodies, each with those around it; a region of one kernel sees nothing of what is around it."""
+    """The graph and its bodies, each with those around it; a region sees nothing of what is around it."""
     yield (*outer, graph)
     for node in graph.nodes:
         for _, body in node.bodies:
-            if node.op != "edgec.Fused":
+            if node.op not in REGIONS:
                 yield from _scopes(body, (*outer, graph))
 
 

@@ -12,7 +12,7 @@ from types import MappingProxyType
 import numpy as np
 
 from edgec.ir.edit import Namer, prune, rename
-from edgec.ir.graph import Array, Graph, Node, Value, captured
+from edgec.ir.graph import REGIONS, Array, Graph, Node, Value, captured
 from edgec.ir.infer import infer
 from edgec.ir.types import Tensor, dtype_bits, dtype_name, numpy_dtype
 from edgec.pipeline import Context
@@ -71,7 +71,7 @@ class _Fold:
 
     def bodies(self, node: Node) -> Node:
         """The node with its bodies folded; weights of this graph are known in there."""
-        if node.op == "edgec.Fused":
+        if node.op in REGIONS:
             return node
         made = {k: new for k, b in node.bodies if (new := _Fold(b, self.context, self.known, self.namer, self.learned).run()) is not b}
         return replace(node, attrs=MappingProxyType({**node.attrs, **made})) if made else node

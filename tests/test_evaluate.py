@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgec.ir.evaluate import CannotEvaluate, evaluate, evaluate_node, is_pure
-from edgec.ir.graph import Graph, Node, Value
+from edgec.ir.graph import REGIONS, Graph, Node, Value
 from edgec.ir.types import Tensor, numpy_dtype
 from edgec.onnx import export_model, import_model
 from tests.nodes import X, arrays, cases, feeds_of, one, run, same, sample
@@ -162,10 +162,11 @@ def test_random_operators_draw_the_same_on_every_run() -> None:
     assert not is_pure(node)
 
 
-def test_regions_compute_what_their_body_says() -> None:
+@pytest.mark.parametrize("op", sorted(REGIONS))
+def test_regions_compute_what_their_body_says(op: str) -> None:
     x, a, k, y = (Value(n, Tensor("f32", (2,))) for n in "xaky")
     body = Graph("body", (a,), (k,), (Node("Neg", (a,), (k,)),))
-    node = Node("edgec.Fused", (x,), (y,), MappingProxyType({"kind": "map", "body": body}))
+    node = Node(op, (x,), (y,), MappingProxyType({"kind": "map", "body": body}))
     assert evaluate_node(node, [np.array([1, -2], np.float32)])[0].tolist() == [-1, 2]
 
 

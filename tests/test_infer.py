@@ -13,7 +13,7 @@ from edgec.errors import BadInput
 from edgec.ir.dims import Dim, Sym, bind, parse_dim, symbol
 from edgec.ir.edit import retype
 from edgec.ir.evaluate import evaluate
-from edgec.ir.graph import Graph, Node, Value
+from edgec.ir.graph import REGIONS, Graph, Node, Value
 from edgec.ir.infer import infer, shape_values
 from edgec.ir.types import Tensor, numpy_dtype
 from edgec.ir.verify import verify
@@ -156,10 +156,11 @@ def test_what_passes_know_of_a_value_stays() -> None:
     assert [str(v.tensor.shape) for v in graph.outputs] == ["(1, 4)", "(2, count)"]
 
 
-def test_regions_get_types_from_their_inputs() -> None:
+@pytest.mark.parametrize("op", sorted(REGIONS))
+def test_regions_get_types_from_their_inputs(op: str) -> None:
     x, a, k, y = Value("x", Tensor("f32", (N, 3))), Value("a"), Value("k"), Value("y")
     body = Graph("body", (a,), (k,), (Node("Neg", (a,), (k,)),))
-    graph = infer(Graph("g", (x,), (y,), (Node("edgec.Fused", (x,), (y,), MappingProxyType({"kind": "map", "body": body})),)))
+    graph = infer(Graph("g", (x,), (y,), (Node(op, (x,), (y,), MappingProxyType({"kind": "map", "body": body})),)))
     assert graph.outputs[0].type == Tensor("f32", (N, 3))
     inner: Graph = graph.nodes[0].attrs["body"]
     assert inner.outputs[0].type == inner.inputs[0].type == Tensor("f32", (N, 3))

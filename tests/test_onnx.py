@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from edgec.ir.evaluate import evaluate
-from edgec.ir.graph import Graph, Node, Value
+from edgec.ir.graph import REGIONS, Graph, Node, Value
 from edgec.ir.infer import infer
 from edgec.ir.layout import Layout
 from edgec.ir.types import Tensor
@@ -83,11 +83,12 @@ def value(name: str, *shape: int) -> Value:
     return Value(name, Tensor("f32", shape))
 
 
-def test_fused_regions_are_exported_as_their_nodes() -> None:
+@pytest.mark.parametrize("op", sorted(REGIONS))
+def test_regions_are_exported_as_their_nodes(op: str) -> None:
     x, y, z, w = value("x", 2, 3), value("y", 2, 3), value("z", 2, 3), value("w", 3)
     a, b, k, out = value("a", 2, 3), value("b", 3), value("out", 3), value("t", 2, 3)
     body = Graph("body", (a, b), (out, a), (Node("Relu", (b,), (k,)), Node("Add", (a, k), (out,))))
-    fused = Node("edgec.Fused", (x, w), (y, z), MappingProxyType({"kind": "map", "body": body}), "cpu", "add+relu")
+    fused = Node(op, (x, w), (y, z), MappingProxyType({"kind": "map", "body": body}), "cpu", "add+relu")
     again = replace(fused, inputs=(y, w), outputs=(value("u", 2, 3), value("v", 2, 3)))
     last = Node("edgec.Reorder", (again.outputs[0],), (Value("r", Tensor("f32", (2, 3), Layout((1, 0)))),), MappingProxyType({}))
     graph = Graph("g", (x,), (z, last.output), (fused, again, last), {w: np.array([-1, 2, 3], np.float32)})

@@ -21,7 +21,7 @@ def test_arity_and_attributes() -> None:
 
 @pytest.mark.parametrize(("op", "known"), [
     ("Conv", True), ("ai.onnx.ml.Scaler", True), ("ai.onnx.ml.TreeEnsembleClassifier", True), ("com.microsoft.Gelu", True),
-    ("edgec.Fused", True), ("Upsample", True), ("Konv", False), ("com.acme.Conv", False)])
+    ("edgec.Fused", True), ("edgec.Region", True), ("Upsample", True), ("Konv", False), ("com.acme.Conv", False)])
 def test_what_is_known(op: str, known: bool) -> None:  # noqa: FBT001
     assert has(op) is known
     if not known:

@@ -19,6 +19,7 @@ from edgec.ir.dims import parse_dim, symbol
 from edgec.ir.graph import Array, Graph, Node, Value
 from edgec.ir.layout import Layout
 from edgec.ir.types import DTYPES, Map, Optional, Quant, Sequence, Tensor, Type
+from edgec.ir.verify import verify
 from edgec.lang.text import load, parse, parse_type, save, show, show_type
 from edgec.lang.text_data import same_bits
 from edgec.testing import difference
@@ -240,6 +241,16 @@ def test_a_body_may_use_the_name_of_an_outer_value_it_does_not_read() -> None:
     body = Graph("fused", (p,), (q,), (Node("Relu", (p,), (q,)),))
     graph = Graph("g", (x,), (y,), (Node("edgec.Fused", (x,), (y,), attrs(kind="map", body=body)),))
     round_trip(graph)
+
+
+def test_what_runs_on_a_unit_of_its_own_keeps_its_weights_and_the_unit() -> None:
+    x, y, p, q, w, t = (Value(name, F32) for name in ("x", "y", "p", "q", "w", "t"))
+    nodes = (Node("Mul", (p, w), (t,), origin="scale"), Node("Relu", (t,), (q,)))
+    body = Graph("npu", (p,), (q,), nodes, {w: np.full((2, 3), 3, np.float32)})
+    graph = Graph("g", (x,), (y,), (Node("edgec.Region", (x,), (y,), attrs(kind="npu", body=body), "ethos", "scale+relu"),))
+    back, text = round_trip(graph)
+    assert 'on ethos at "scale+relu"' in text
+    assert not verify(back)
 
 
 def test_a_body_renames_its_own_value_when_it_reads_an_outer_one_of_that_name() -> None:

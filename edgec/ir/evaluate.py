@@ -9,7 +9,7 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 from edgec.ir import operators
-from edgec.ir.graph import Graph, Node, Value, captured
+from edgec.ir.graph import REGIONS, Graph, Node, Value, captured
 from edgec.ir.proto import VERSIONS, attribute_proto, node_proto
 from edgec.ir.types import Tensor, numpy_dtype
 
@@ -21,7 +21,7 @@ _MOVES = {"Cast", "CastLike", "BitCast", "QuantizeLinear", "DequantizeLinear", "
           "edgec.Reorder", "GatherND", "GatherElements", "DepthToSpace", "SpaceToDepth", "Optional", "OptionalGetElement",
           "OptionalHasElement",
           "SequenceConstruct", "SequenceAt", "SequenceEmpty", "SequenceInsert", "SequenceErase", "SequenceLength", "SplitToSequence",
-          "ConcatFromSequence", "SequenceMap", "edgec.Fused"}
+          "ConcatFromSequence", "SequenceMap", *REGIONS}
 
 
 class CannotEvaluate(ValueError):
@@ -198,10 +198,10 @@ def _flex_attention(node: Node, inputs: Sequence[Any], outer: Outer, *, precise:
     return [(odds @ np.repeat(v, share, 1).astype(kind)).astype(q.dtype)]
 
 
-def _fused(node: Node, inputs: Sequence[Any], _: Outer, *, precise: bool) -> list[Any]:
+def _region(node: Node, inputs: Sequence[Any], _: Outer, *, precise: bool) -> list[Any]:
     return run(node.attrs["body"], inputs, precise=precise)
 
 
 _BODIES: Mapping[str, Callable[..., list[Any]]] = {
-    "If": _if, "Loop": _loop, "Scan": _scan, "SequenceMap": _map, "edgec.Fused": _fused,
+    "If": _if, "Loop": _loop, "Scan": _scan, "SequenceMap": _map, **dict.fromkeys(REGIONS, _region),
     "ai.onnx.preview.FlexAttention": _flex_attention}

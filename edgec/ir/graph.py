@@ -17,6 +17,8 @@ from edgec.ir.types import Tensor, Type
 
 Array = np.ndarray[Any, Any]
 _NONE: Mapping[str, Any] = MappingProxyType({})
+REGIONS = frozenset({"edgec.Fused", "edgec.Region"})
+"""Operators that mean what their `body` says, a graph that captures nothing: one kernel (Fused), and what runs on a unit of its own."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,7 +18,7 @@ from edgec.errors import BadInput, EdgecError
 from edgec.ir import contents, types
 from edgec.ir.contents import Contents
 from edgec.ir.dims import Dim, Sym
-from edgec.ir.graph import Array, Graph, Node, Value
+from edgec.ir.graph import REGIONS, Array, Graph, Node, Value
 from edgec.ir.proto import VERSIONS, node_proto, schema_of, tensor_proto, type_of, type_proto
 from edgec.ir.shapes import Shape, broadcast, shapes
 from edgec.ir.types import Tensor, Type, dtype_name
@@ -313,14 +313,14 @@ def _flex_attention(inference: Inference, node: Node) -> tuple[Node, list[Type |
     return _with_body(node, **{k: inference.graph(b, [scores]) for k, b in node.bodies}), [Tensor(q.dtype, (*q.shape[:3], v.shape[3]))]
 
 
-def _fused(inference: Inference, node: Node) -> tuple[Node, list[Type | None]]:
+def _region(inference: Inference, node: Node) -> tuple[Node, list[Type | None]]:
     made = inference.graph(node.attrs["body"], [None if v is None else v.type for v in node.inputs])
     return _with_body(node, body=made), [v.type for v in made.outputs]
 
 
 _ROUNDS = 8
 _BODIES: Mapping[str, Callable[[Inference, Node], tuple[Node, list[Type | None]]]] = {
-    "If": _if, "Loop": _loop, "Scan": _scan, "SequenceMap": _map, "edgec.Fused": _fused,
+    "If": _if, "Loop": _loop, "Scan": _scan, "SequenceMap": _map, **dict.fromkeys(REGIONS, _region),
     "ai.onnx.preview.FlexAttention": _flex_attention}
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from edgec.ir.dims import Dim
 from edgec.ir.edit import Namer, inline, prune, rename
-from edgec.ir.graph import Array, Graph, Node, Value
+from edgec.ir.graph import REGIONS, Array, Graph, Node, Value
 from edgec.ir.types import Tensor, dtype_name
 
 
@@ -197,7 +197,7 @@ class Sweep:
         """The node as it reads now, its bodies walked over."""
         inputs = tuple(v and self.now(v) for v in node.inputs)
         bodies: dict[str, Graph] = {}
-        if node.op != "edgec.Fused":  # a region is one kernel: its inside belongs to the pass that formed it
+        if node.op not in REGIONS:  # the inside of a region belongs to the pass that formed it
             bodies = {k: new for k, body in node.bodies if (new := self._body(body)) is not body}
         if inputs == node.inputs and not bodies:
             return node

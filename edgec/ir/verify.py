@@ -1,6 +1,6 @@
 """What is wrong with a graph, in words."""
 
-from edgec.ir.graph import Graph, Value
+from edgec.ir.graph import REGIONS, Graph, Value
 
 
 def verify(graph: Graph, outer: frozenset[Value] = frozenset()) -> list[str]:
@@ -18,7 +18,7 @@ def verify(graph: Graph, outer: frozenset[Value] = frozenset()) -> list[str]:
     for node in graph.nodes:
         wrong += [f"{node.label} reads {v} before it is made" for v in node.inputs if v is not None and v not in known]
         for key, body in node.bodies:
-            wrong += [f"in {key} of {node.label}: {w}" for w in verify(body, frozenset() if node.op == "edgec.Fused" else frozenset(known))]
+            wrong += [f"in {key} of {node.label}: {w}" for w in verify(body, frozenset() if node.op in REGIONS else frozenset(known))]
         for value in node.outputs:
             if value in known:
                 wrong.append(f"{node.label} makes {value} a second time")

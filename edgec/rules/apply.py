@@ -14,7 +14,7 @@ import numpy as np
 
 from edgec.errors import EdgecError
 from edgec.ir.edit import origins
-from edgec.ir.graph import Array, Graph, Node, Value
+from edgec.ir.graph import REGIONS, Array, Graph, Node, Value
 from edgec.ir.infer import infer
 from edgec.ir.types import Tensor, dtype_name, numpy_dtype
 from edgec.lang import expr, syntax
@@ -90,7 +90,7 @@ class _Engine:
             waiting.discard(node)
             if not site.alive(node):
                 continue
-            if node.op != "edgec.Fused" and (bodies := {k: new for k, b in node.bodies if (new := self.sweep(b, site)) is not b}):
+            if node.op not in REGIONS and (bodies := {k: new for k, b in node.bodies if (new := self.sweep(b, site)) is not b}):
                 site.swap(node, old := replace(node, attrs=MappingProxyType({**node.attrs, **bodies})))
                 node = old
             found = self.first(site, node)
