@@ -18,23 +18,30 @@ step() { # step NAME COMMAND...: runs it, remembers a failure, goes on
     "${@:2}" || { failed+=("$1"); printf '== %s: FAILED\n' "$1"; }
 }
 
+found() { # whether a tool is here; clang's sanitizers are a library that it looks for when it links
+    case "$1" in
+        clang-sanitizers) [ -e "$(clang --print-file-name="libclang_rt.asan-$(uname -m).a" 2>/dev/null)" ] ;;
+        *) command -v "$1" >/dev/null ;;
+    esac
+}
+
 tools() {
     local wanted=(
-        gcc:gcc g++:g++ clang:clang ld.lld:lld cmake:cmake
+        gcc:gcc g++:g++ clang:clang clang-sanitizers:libclang-rt-dev ld.lld:lld cmake:cmake
         aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu aarch64-linux-gnu-g++:g++-aarch64-linux-gnu qemu-aarch64:qemu-user
     )
-    local pair missing=()
-    for pair in "${wanted[@]}"; do command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}"); done
+    local pair missing=() apt=(apt-get -o DPkg::Lock::Timeout=300 -qq -y)
+    for pair in "${wanted[@]}"; do found "${pair%%:*}" || missing+=("${pair##*:}"); done
     if [ ${#missing[@]} -gt 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         echo "apt-get install ${missing[*]}"
         export DEBIAN_FRONTEND=noninteractive
-        apt-get update -qq >/dev/null
+        "${apt[@]}" update >/dev/null
         # Together, and one by one when one of them does not exist here.
-        apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null 2>&1 ||
-            for pair in "${missing[@]}"; do apt-get install -qq -y --no-install-recommends "$pair" >/dev/null 2>&1; done
+        "${apt[@]}" install --no-install-recommends "${missing[@]}" >/dev/null 2>&1 ||
+            for pair in "${missing[@]}"; do "${apt[@]}" install --no-install-recommends "$pair" >/dev/null 2>&1; done
     fi
     for pair in "${wanted[@]}"; do
-        command -v "${pair%%:*}" >/dev/null && echo "  ${pair%%:*}" || { absent+=("${pair%%:*} (Debian package ${pair##*:})"); echo "  ${pair%%:*}: MISSING"; }
+        found "${pair%%:*}" && echo "  ${pair%%:*}" || { absent+=("${pair%%:*} (Debian package ${pair##*:})"); echo "  ${pair%%:*}: MISSING"; }
     done
 }
 

@@ -1,7 +1,10 @@
-"""Where the shared models lie; tests that need them are skipped by name when they are absent."""
+"""What tests need from outside, shared models and tools: those that miss one are skipped, and say which."""
 
 import importlib.util
 import os
+import platform
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -32,3 +35,14 @@ def light(name: str, seed: int = 0) -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.light(name, seed)
+
+
+def sanitizing(compiler: str) -> str:
+    """A compiler that links programs with sanitizers; the test is skipped without it, or when clang lacks its library of them."""
+    path = shutil.which(compiler) or pytest.skip(f"needs {compiler}")
+    if "clang" in compiler:
+        library = f"libclang_rt.asan-{platform.machine()}.a"
+        found = subprocess.run([path, f"--print-file-name={library}"], capture_output=True, text=True, check=True).stdout.strip()
+        if not Path(found).is_absolute():
+            pytest.skip(f"{compiler} has no {library} (Debian package libclang-rt-dev)")
+    return path

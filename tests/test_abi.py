@@ -15,6 +15,7 @@ from edgec.codegen import c_source, elf, toolchain
 from edgec.codegen.cpu import requirements
 from edgec.codegen.object import compile_kernels, cpu_features
 from tests.bundles import EXAMPLES, LARGER, ROOT, SMALL, bundle, feeds, source, write_header, write_inputs
+from tests.shared import sanitizing
 
 PROGRAMS = ROOT / "tests" / "programs"
 STRICT = ("-Wall", "-Wextra", "-Werror")
@@ -108,7 +109,7 @@ def sanitized(name: str, program: str, folder: Path, sanitizer: str, *more: obje
     host_only()
     made = bundle(name)
     write_header(made, folder)
-    run(folder, needs("clang"), "-std=c11", *STRICT, "-O1", "-g", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all",
+    run(folder, sanitizing("clang"), "-std=c11", *STRICT, "-O1", "-g", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all",
         PROGRAMS / f"{program}.c", "-I.", *parts(name, folder), *more, "-o", program, "-lm", "-pthread")
     return made
 

@@ -13,6 +13,7 @@ from edgec.codegen.c_source import identifier
 from edgec.codegen.manifest import ERRORS
 from edgec.codegen.program import Buffer, Call, Kernel, Operand, Port, Program
 from edgec.errors import EdgecError
+from tests.shared import sanitizing
 from tests.toybundle import BYTES, CHUNK, HOST, SHAPE, TASKS, expected, make, program, tensor
 
 COMPILERS = [pytest.param(c, marks=pytest.mark.skipif(not shutil.which(c), reason=f"needs {c}")) for c in ("gcc", "clang")]
@@ -120,7 +121,7 @@ int main(void) {
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_every_error_code_and_no_warning(two: Path, tmp_path: Path, compiler: str) -> None:
     (tmp_path / "errors.c").write_text(ERROR_PROGRAM)
-    run(tmp_path, compiler, "-std=c99", "-D_ISOC11_SOURCE", *STRICT, *SANITIZE, "-O2", "errors.c",
+    run(tmp_path, sanitizing(compiler), "-std=c99", "-D_ISOC11_SOURCE", *STRICT, *SANITIZE, "-O2", "errors.c",
         *parts(two / "one.edgec"), "-o", "errors", "-lm")
     assert run(tmp_path, tmp_path / "errors").splitlines() == [f"{i} {sentence}" for i, (_, sentence) in enumerate(ERRORS)]
 
@@ -188,7 +189,7 @@ int main(void) {{
   return bad;
 }}
 """)
-    run(tmp_path, compiler, "-std=c11", *STRICT, *SANITIZE, "-O1", "-g", "use.c", "one_main.c", "-o", "use")
+    run(tmp_path, sanitizing(compiler), "-std=c11", *STRICT, *SANITIZE, "-O1", "-g", "use.c", "one_main.c", "-o", "use")
     run(tmp_path, tmp_path / "use")
 
 
