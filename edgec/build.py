@@ -21,7 +21,7 @@ from edgec.errors import Cancelled, EdgecError, UsageError
 from edgec.interface import Interface, of
 from edgec.ir.edit import without
 from edgec.ir.graph import Graph
-from edgec.isa import Isa, cpu_isa
+from edgec.isa import Isa, cpu_isa, devices
 from edgec.lang import text
 from edgec.onnx import Model, import_model
 from edgec.pipeline import Context, Pipeline, Watch, run_passes
@@ -140,7 +140,8 @@ def compile_graph(  # noqa: PLR0913  one keyword for each flag of the command li
         isa = replace(isa, extra=(*isa.extra, ("optimize", "size")))
     tell("schedule", 0, 1)
     with _reproducible(graph, machine, watch):
-        return Built(final, schedule(final, isa, re.sub(r"\W", "_", name), lambda origins: _cut(graph, origins)), machine, isa, context)
+        made = schedule(final, isa, re.sub(r"\W", "_", name), lambda origins: _cut(graph, origins), devices(machine))
+    return Built(final, made, machine, isa, context)
 
 
 def _cut(graph: Graph, origins: Collection[str]) -> str:
@@ -163,7 +164,7 @@ def report(made: Built) -> dict[str, Any]:
     The energy counts weights and interface once from DRAM, what kernels read and write from on-chip memory, and the multiply-accumulates.
     """
     program = made.schedule.program
-    called = [program.kernels[s.kernel] for s in program.steps]
+    called = [program.kernels[s.kernel] for s in program.calls]
     macs, moved = sum(k.macs for k in called), sum(k.bytes for k in called)
     outside = program.weights_bytes + sum(program.buffers[p.buffer].bytes for p in (*program.inputs, *program.outputs))
     weights = [a for a in made.graph.weights.values() if a.dtype.kind in "fiu"]
@@ -188,7 +189,7 @@ def _reproducible(graph: Graph, target: Target, watch: Watch | None) -> Iterator
 
 
 def _origins(made: Schedule) -> dict[str, str]:
-    return {s.kernel: s.origin for s in reversed(made.program.steps)}
+    return {s.kernel: s.origin for s in reversed(made.program.calls)}
 
 
 def _teller(progress: Progress | None, cancelled: Callable[[], bool] | None) -> Progress:

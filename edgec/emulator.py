@@ -120,7 +120,7 @@ class _Stepper:
     def step(self, number: int) -> None:
         self.device.step(number)
 
-    def read(self, region: str, offset: int, size: int) -> bytes:
+    def read(self, region: str, offset: int, size: int, unit: str = "cpu") -> bytes:  # noqa: ARG002 - one memory
         if region == "output":
             return self.device.read(b"o", offset, size=self.output_bytes[offset])
         return self.device.read(b"a" if region == "arena" else b"s", offset, size, size=size)

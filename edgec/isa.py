@@ -1,5 +1,6 @@
 """The facts of a vector unit that kernels are made from: how wide, how many registers, how many operations a cycle."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -78,6 +79,59 @@ class Isa:
             clock_hz=clock, l3_bytes_per_cycle=of_memory("l3", "bytes_per_cycle"),
             extra=tuple(sorted((k, _plain(v)) for k, v in unit.facts.items() if k not in _FIELDS)),
         )
+
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device(Isa):
+    """A unit beside the CPU as a kernel sees it. `driver` starts its kernels, in groups of `group` work items.
+
+    `own_memory`: operands lie in the unit's own arena; otherwise it works where the CPU does. Multiply-accumulates and bytes a cycle are
+    those of the whole unit; `launch_cycles` is what starting a kernel costs.
+    """
+
+    driver: str
+    own_memory: bool = True
+    group: int = 1
+    macs_per_cycle: float = 1.0
+    launch_cycles: float = 0.0
+
+
+Language = Literal["opencl", "cuda"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu(Device):
+    """A GPU: `driver` is also the language of its kernels; `lanes` counts the channels that a work item loads at once.
+
+    `local_bytes` is the memory that a group shares: 0 where that is no faster than a cache.
+    """
+
+    local_bytes: int = 0
+
+    @classmethod
+    def of(cls, unit: "Unit", target: "Target") -> Self:
+        """Collect the facts of a GPU; UsageError names the first one that the target's text leaves out."""
+        known = {**target.facts, **unit.facts}
+
+        def need(name: str) -> Any:
+            if name not in unit.facts:
+                raise UsageError(f"target {target.name} does not say {name} of its unit {unit.name}, and no kernel can be made without it")
+            return unit.facts[name]
+
+        clock, language = float(need("clock")), need("language")
+        bandwidth = next((m["bandwidth"] for n in (unit.name, "dram") if "bandwidth" in (m := target.memories.get(n, {}))), 0)
+        return cls(
+            triple=language, mcpu=str(unit.facts.get("mcpu", "")), mattr=(), lanes=4, registers=int(known.get("registers", 64)),
+            broadcast="memory", fma_ports=1, fma_latency=1, load_ports=1, l1_bytes=0, l2_bytes=0, l3_bytes=0, line_bytes=64,
+            dram_bytes_per_cycle=bandwidth / clock, l2_bytes_per_cycle=bandwidth / clock, clock_hz=clock,
+            driver=language, group=int(unit.facts.get("group", 64)), macs_per_cycle=float(need("macs_per_cycle")),
+            launch_cycles=float(unit.facts.get("launch", 0)), local_bytes=int(unit.facts.get("local", 0)))
+
+
+def devices(target: "Target") -> Mapping[str, Device]:
+    """Collect the facts of a target's units beside the CPU for which edgec can make kernels, by name."""
+    return {u.name: Gpu.of(u, target) for u in target.units.values() if u.kind == "gpu"}
 
 
 

@@ -3,7 +3,7 @@
 import ctypes
 import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from edgec.codegen.manifest import ABI
-from edgec.errors import DeviceError
+from edgec.codegen.runtime.units import NoDriver, Units
+from edgec.errors import DeviceError, ToolMissing
 
 Array = npt.NDArray[Any]
 _HUGE_PAGE, _GUARD, _GUARD_BYTE = 2 << 20, 4096, 0xA5
+_INSTALL = {"opencl": "apt install ocl-icd-libopencl1, and the OpenCL driver of the GPU (pocl-opencl-icd runs on any CPU)"}
 POISON = 0xFF
 """Memory filled with this byte is NaN in every floating-point type."""
 
@@ -26,7 +28,7 @@ class _Args(ctypes.Structure):
     _fields_ = (
         *((n, ctypes.c_uint32) for n in ("size", "abi")),
         *((n, ctypes.c_void_p) for n in ("weights", "prepared", "arena", "state", "inputs", "outputs", "in_dims", "out_dims", "rt")),
-        *((n, ctypes.c_uint32) for n in ("level", "flags", "first_step", "step_count")))
+        *((n, ctypes.c_uint32) for n in ("level", "flags", "first_step", "step_count")), ("devices", ctypes.c_void_p))
 
 
 class _Memory:
@@ -104,12 +106,14 @@ class NativeDevice:
         self._check(library[f"{name}_prepare"](ctypes.c_void_p(self._weights.address), ctypes.c_void_p(self._prepared.address)))
         self._shared = {"weights": self._weights.address, "prepared": self._prepared.address, "state": self._state.address,
                         "rt": self._pool.address}
+        self._units = _units(path, manifest, library, self._weights.address)
         self._idle: list[_Context] = []  # append and pop of a list are atomic
 
     def _check(self, code: int) -> None:
         if code:
             text = self._strerror(ctypes.c_int32(code))
-            raise DeviceError(f"the model refused to run: {text.decode() if text else f'error {code}'}")
+            more = self._units.error() if self._units is not None else ""
+            raise DeviceError(f"the model refused to run: {text.decode() if text else f'error {code}'}{more and f' ({more})'}")
 
     @contextmanager
     def _context(self) -> Iterator[_Context]:
@@ -122,21 +126,28 @@ class NativeDevice:
 
     def run(self, inputs: Sequence[Array], outputs: Sequence[Array], *, poison: bool) -> None:
         """Fill the outputs; the calling thread and the pool's work together."""
-        with self._context() as context:
+        with self._units or nullcontext() as devices, self._context() as context:
             context.bind(inputs, outputs)
+            context.args.devices = devices
             if poison:
-                context.poison(outputs)
+                self._poison(context, outputs)
             self._check(self._run(context.pointer))
-            if poison and not context.arena.is_intact():
+            if poison and not (context.arena.is_intact() and (self._units is None or self._units.is_intact(_GUARD_BYTE))):
                 raise DeviceError("the model wrote outside its arena")
+
+    def _poison(self, context: _Context, outputs: Sequence[Array]) -> None:
+        context.poison(outputs)
+        if self._units is not None:
+            self._units.fill(POISON, _GUARD_BYTE)
 
     def start(self, inputs: Sequence[Array], outputs: Sequence[Array], *, poison: bool) -> "_Stepper":
         """Prepare a run that goes step by step, with an arena of its own."""
         context = _Context(self._facts, self._shared)
         context.bind(inputs, outputs)
+        context.args.devices = ctypes.addressof(self._units.pointers) if self._units is not None else None
         if poison:
-            context.poison(outputs)
-        return _Stepper(context, tuple(inputs), tuple(outputs), self._state, lambda: self._check(self._run(context.pointer)))
+            self._poison(context, outputs)
+        return _Stepper(context, tuple(inputs), tuple(outputs), self._state, lambda: self._check(self._run(context.pointer)), self._units)
 
 
 @dataclass
@@ -148,6 +159,7 @@ class _Stepper:
     outputs: tuple[Array, ...]
     state: _Memory
     call: Callable[[], None]
+    units: Units | None
 
     def step(self, number: int) -> None:
         self.context.args.first_step, self.context.args.step_count = number, 1
@@ -155,11 +167,25 @@ class _Stepper:
         if not self.context.arena.is_intact():
             raise DeviceError(f"step {number} wrote outside the arena")
 
-    def read(self, region: str, offset: int, size: int) -> bytes:
+    def read(self, region: str, offset: int, size: int, unit: str = "cpu") -> bytes:
+        if self.units is not None and unit in self.units.index:
+            return self.units.read(self.units.index[unit], offset, size)
         if region == "output":
             return self.outputs[offset].tobytes()
         memory = self.context.arena if region == "arena" else self.state
         return memory.array[offset:offset + size].tobytes()
+
+
+def _units(path: Path, manifest: Mapping[str, Any], library: ctypes.CDLL, weights: int) -> Units | None:
+    """The devices of the units beside the CPU, when the model has any."""
+    if not manifest.get("units"):
+        return None
+    try:
+        return Units(path, dict(manifest), library, weights, _library)
+    except NoDriver as error:
+        raise ToolMissing(f"{path} cannot run here: {error}", _INSTALL.get(next(iter(manifest["units"]))["driver"], "")) from error
+    except RuntimeError as error:
+        raise DeviceError(f"{path} cannot run here: {error}") from error
 
 
 class _Pool:

@@ -41,8 +41,8 @@ class Stepper(Protocol):
     def step(self, number: int) -> None:
         """Run one step."""
 
-    def read(self, region: str, offset: int, size: int) -> bytes:
-        """Bytes of the arena or the state, or a whole output, whose `offset` is its number."""
+    def read(self, region: str, offset: int, size: int, unit: str = "cpu") -> bytes:
+        """Bytes of the arena of a unit, or of the state, or a whole output, whose `offset` is its number."""
 
 
 class Device(Protocol):
@@ -70,7 +70,7 @@ class Step:
         buffer = self.buffers[place["buffer"]]
         if buffer["region"] not in {"arena", "state", "output"}:
             raise BadInput(f"operand {operand} of step {self.number} lies in the region {buffer['region']}, which no step writes")
-        return self.memory.read(buffer["region"], buffer["offset"], buffer["bytes"])[place["offset"]:]
+        return self.memory.read(buffer["region"], buffer["offset"], buffer["bytes"], buffer["unit"])[place["offset"]:]
 
 
 class Session:
@@ -166,5 +166,8 @@ def load(path: str | os.PathLike[str], *, threads: int = 1, poison: bool = False
         raise DeviceError(f"{place} is for {manifest['target']['triple']}, which has no operating system to run it under")
     if manifest["requires"]["machine"] == platform.machine():
         return Session(place, manifest, NativeDevice(place, manifest, threads), poison=poison)
+    if manifest.get("units"):
+        names = " and ".join(f"{u['name']} ({u['driver']})" for u in manifest["units"])
+        raise DeviceError(f"{place} needs {names} beside a {manifest['requires']['machine']}, which no emulator has: run it on the board")
     device = EmulatedDevice(place, manifest, threads)
     return Session(place, manifest, device, emulator=device.description, poison=poison)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from edgec import peers
 from edgec.build import Built, compile_graph, read
 from edgec.bundle import Bundle
+from edgec.codegen.manifest import calls
 from edgec.codegen.place import Place, Places
 from edgec.errors import BadInput
 from edgec.interface import recorded
@@ -141,7 +142,7 @@ def per_kernel(bundle: Bundle, model: str | Path, feeds: Sequence[Feeds], tolera
     made = _rebuilt(bundle, model)
     values = {v.name: v for n in made.graph.nodes for v in n.outputs}
     steps = bundle.manifest["steps"]
-    last = {call["result"]: i for i, call in enumerate(steps)}
+    last = {call["result"]: i for i, call in enumerate(steps) if "kernel" in call}
     wanted = [v for name in last if isinstance((v := values[name]).type, Tensor)]
     expected = [evaluate(replace(made.graph, outputs=tuple(wanted)), f) for f in feeds]
     places = Places(made.graph)
@@ -149,7 +150,7 @@ def per_kernel(bundle: Bundle, model: str | Path, feeds: Sequence[Feeds], tolera
     for now in zip(*runs, strict=True):
         step = now[0]
         name = step.call["result"]
-        if last[name] == step.number:
+        if last.get(name) == step.number:
             got = [_read(s, values[name], places[values[name]]) for s in now]
             found = agreement(name, got, [e[name] for e in expected], tolerance)
             yield KernelError(step.number, step.call["kernel"], step.call["origin"], found)
@@ -163,8 +164,8 @@ def _rebuilt(bundle: Bundle, model: str | Path) -> Built:
     machine = from_text(manifest["target"]["text"], name=manifest["target"]["name"])
     made = compile_graph(source(bundle, model), machine, manifest["name"], optimize_for=manifest["options"]["optimize_for"],
                          interface=recorded(manifest))
-    ours = [(s.result, s.tasks, [(o.buffer, o.offset) for o in s.operands]) for s in made.schedule.program.steps]
-    if ours != [(s["result"], s["tasks"], [(o["buffer"], o["offset"]) for o in s["operands"]]) for s in manifest["steps"]]:
+    ours = [(s.result, s.tasks, [(o.buffer, o.offset) for o in s.operands]) for s in made.schedule.program.calls]
+    if ours != [(s["result"], s["tasks"], [(o["buffer"], o["offset"]) for o in s["operands"]]) for s in calls(manifest)]:
         raise BadInput(f"{bundle.path} was not made from {model} by this version of edgec ({manifest['tools']['edgec']} made it): "
                        "build it again to look at its kernels")
     return made
@@ -173,7 +174,8 @@ def _rebuilt(bundle: Bundle, model: str | Path) -> Built:
 def _read(step: Step, value: Value, place: Place) -> Array:
     """The value that a step has just written, in its logical shape."""
     buffer = step.buffers[next(o["buffer"] for o in step.call["operands"] if o["write"])]
-    memory = np.frombuffer(step.memory.read(buffer["region"], buffer["offset"], buffer["bytes"]), numpy_dtype(value.tensor.dtype))
+    read = step.memory.read(buffer["region"], buffer["offset"], buffer["bytes"], buffer["unit"])
+    memory = np.frombuffer(read, numpy_dtype(value.tensor.dtype))
     return np.asarray(memory[_offsets(place.view) + place.offset])
 
 

@@ -8,13 +8,14 @@ from typing import Any
 
 from edgec import access
 from edgec.codegen.place import Places
+from edgec.codegen.program import Call
 from edgec.codegen.schedule import Schedule, schedule
 from edgec.cost import node_facts
 from edgec.errors import UnsupportedModel, UsageError
 from edgec.history import Moment, record
 from edgec.ir.graph import REGIONS, Graph, Node
 from edgec.ir.types import Tensor
-from edgec.isa import cpu_isa
+from edgec.isa import cpu_isa, devices
 from edgec.kernels.base import KernelPlan, Operands
 from edgec.kernels.plan import why_generic
 from edgec.lang.text import show_type
@@ -160,7 +161,7 @@ def _event(moment: Moment, context: Context, origin: str) -> Event | None:
 
 def _schedule(final: Graph, target: Target) -> tuple[Schedule | None, str | None]:
     try:
-        return schedule(final, cpu_isa(target), "why"), None
+        return schedule(final, cpu_isa(target), "why", units=devices(target)), None
     except UnsupportedModel as error:
         return None, str(error)
 
@@ -171,13 +172,13 @@ def _kernels(final: Graph, made: Schedule, target: Target, origin: str) -> Itera
     makers = {v.name: n for n in final.nodes for v in n.outputs}
     types = {v.name: v.type for n in final.nodes for v in n.outputs}
     for i, step in enumerate(made.program.steps):
-        if origin not in step.origin.split("+"):
+        if not isinstance(step, Call) or origin not in step.origin.split("+"):
             continue
         kernel, kind = made.program.kernels[step.kernel], types[step.result]
         us = kernel.cycles / isa.clock_hz * 1e6
         row_major = isinstance(kind, Tensor) and kind.layout is None
         result = f"%{step.result}: {show_type(kind) if kind else '?'}{', row-major' * row_major}"
-        yield Kernel(i, kernel.symbol, step.origin, (step.op, *step.fused), kernel.kind, kernel.algo, _details(made.plans[step.kernel]),
+        yield Kernel(i, kernel.symbol, step.origin, (step.op, *step.fused), kernel.kind, kernel.algo, _details(made.plan(step.kernel)),
                      step.tasks, kernel.macs, kernel.bytes, us, us / total if total else 0.0, result,
                      why_generic(makers[step.result], isa, operands) if kernel.generic else None)
 
@@ -198,7 +199,7 @@ def _computed(node: Node, made: Schedule, steps: set[int]) -> bool:
 
 
 def _total(made: Schedule, target: Target) -> float:
-    return sum(made.program.kernels[s.kernel].cycles for s in made.program.steps) / cpu_isa(target).clock_hz * 1e6
+    return sum(made.program.kernels[s.kernel].cycles for s in made.program.calls) / cpu_isa(target).clock_hz * 1e6
 
 
 def _apart(settled: Graph, final: Graph, context: Context, nodes: Sequence[Node]) -> Iterator[str]:

@@ -4,14 +4,14 @@ A region grows forward from its anchor along values that nobody else reads, and 
 only if `edgec.kernels.plan` answers with a plan for it: no region without an emitter.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from edgec.errors import UsageError
 from edgec.ir.edit import attributes, origins, prune, rename, splice
 from edgec.ir.graph import Graph, Node, Value
 from edgec.ir.layout import Layout, View
 from edgec.ir.types import Tensor
-from edgec.isa import Isa, cpu_isa
+from edgec.isa import Device, Isa, cpu_isa, devices
 from edgec.kernels.base import Operands, Planned
 from edgec.kernels.expr import ELEMENTWISE
 from edgec.kernels.plan import plan
@@ -27,12 +27,12 @@ def run(graph: Graph, context: Context) -> Graph:
     if context.target is None:
         raise UsageError("cluster needs a target")
     isa = cpu_isa(context.target)
-    return _Cluster(graph, isa, int(context.options.get("max_epilogue", _MAX_EPILOGUE)), context).run()
+    return _Cluster(graph, isa, devices(context.target), int(context.options.get("max_epilogue", _MAX_EPILOGUE)), context).run()
 
 
 class _Cluster:
-    def __init__(self, graph: Graph, isa: Isa, most: int, context: Context) -> None:
-        self.graph, self.isa, self.most, self.context = graph, isa, most, context
+    def __init__(self, graph: Graph, isa: Isa, units: Mapping[str, Device], most: int, context: Context) -> None:
+        self.graph, self.isa, self.units, self.most, self.context = graph, isa, units, most, context
         self.place = {n: i for i, n in enumerate(graph.nodes)}
         self.taken: dict[Node, Node] = {}
         self.images = Operands.of(graph.weights, lambda v: assumed_view(v, isa))
@@ -75,8 +75,8 @@ class _Cluster:
         while len(region) <= self.most:
             pending = [v for v in inside if self._escapes(v, region)]
             following = [r for v in pending for r in self.graph.consumers.get(v, ())
-                         if r not in region and r not in self.taken and r.op in ELEMENTWISE and len(r.outputs) == 1
-                         and _static(r.outputs[0]) and r.outputs[0].dims == shape]
+                         if r not in region and r not in self.taken and r.device == root.device and r.op in ELEMENTWISE
+                         and len(r.outputs) == 1 and _static(r.outputs[0]) and r.outputs[0].dims == shape]
             if not following or len(pending) > 3:                # noqa: PLR2004
                 break
             step = min(following, key=lambda n: self.place[n])
@@ -90,7 +90,7 @@ class _Cluster:
 
     def _plan(self, node: Node, anchor: Node) -> Planned | str:
         """The plan of a region as its operands will probably lie."""
-        return plan(node, self.isa, self.rows if anchor.op in ("MatMul", "Gemm") else self.images)
+        return plan(node, self.units.get(anchor.device or "", self.isa), self.rows if anchor.op in ("MatMul", "Gemm") else self.images)
 
     def _escapes(self, value: Value, region: Sequence[Node]) -> bool:
         return value in self.graph.outputs or any(r not in region for r in self.graph.consumers.get(value, ()))
@@ -132,6 +132,8 @@ def why_apart(graph: Graph, context: Context, region: Sequence[Node], reader: No
         return f"{reader.label} is not elementwise: it begins a kernel of its own"
     if root.op in VIEWS:
         return f"{root.label} moves or renames elements, and nothing grows into that"
+    if root.device != reader.device:
+        return f"{reader.label} runs on {reader.device or 'the CPU'}, {root.label} on {root.device or 'the CPU'}"
     if len(root.outputs) != 1 or len(reader.outputs) != 1:
         return f"{(root if len(root.outputs) != 1 else reader).label} has several results"
     if not _static(root.outputs[0]) or not _static(reader.outputs[0]):
@@ -142,7 +144,8 @@ def why_apart(graph: Graph, context: Context, region: Sequence[Node], reader: No
         others = [n.label for n in graph.consumers.get(value, ()) if n is not reader and n not in region]
         if value in graph.outputs or others:
             return f"%{value.name} is also {'an output of the model' if value in graph.outputs else f'read by {others[0]}'}"
-    cluster = _Cluster(graph, cpu_isa(context.target), _MAX_EPILOGUE, context) if context.target is not None else None
+    target = context.target
+    cluster = _Cluster(graph, cpu_isa(target), devices(target), _MAX_EPILOGUE, context) if target is not None else None
     answer = cluster._plan(cluster._node([*region, reader]), root) if cluster else "there is no target"      # noqa: SLF001
     return answer if isinstance(answer, str) else f"{reader.label} went into the kernel of another operand"
 

@@ -5,7 +5,7 @@ transpose wants whatever makes it free. Values that share memory (concatenations
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -15,7 +15,7 @@ from edgec.ir.edit import Namer, retype, splice
 from edgec.ir.graph import Graph, Node, Value
 from edgec.ir.layout import Layout, View
 from edgec.ir.types import Tensor
-from edgec.isa import Isa, cpu_isa
+from edgec.isa import Device, Isa, cpu_isa, devices
 from edgec.kernels.base import Operands
 from edgec.kernels.plan import plan, unknown
 from edgec.lang.text import show_type
@@ -39,16 +39,17 @@ def run(graph: Graph, context: Context) -> Graph:
     isa = cpu_isa(context.target)
     layouts = _Layouts(graph, isa).run()
     types = {v: replace(v.tensor, layout=layout) for v, layout in layouts.items() if v.tensor.layout != layout}
-    return _settle(retype(graph, types)[0] if types else graph, isa)
+    return _settle(retype(graph, types)[0] if types else graph, isa, devices(context.target))
 
 
-def _settle(graph: Graph, isa: Isa) -> Graph:
+def _settle(graph: Graph, cpu: Isa, units: Mapping[str, Device]) -> Graph:
     """Copies around kernels that cannot read an operand where it lies, such as a transposed right factor, or write a part of a Concat."""
     places = Places(graph)
     operands = Operands.of(graph.weights, lambda v: places[v].view)
     name = Namer(graph)
     made: dict[Node, list[Node]] = {}
     for node in graph.nodes:
+        isa = units.get(node.device or "", cpu)
         if node.op in VIEW_OPS or node.op == "Concat" or not isinstance(plan(node, isa, operands), str):
             continue
         loose = [v for v in dict.fromkeys(node.inputs) if v is not None and v not in graph.weights and not places[v].view.dense]
@@ -57,8 +58,10 @@ def _settle(graph: Graph, isa: Isa) -> Graph:
             straight = replace(operands, view=partial(_straight, places, frozenset(group)))
             if group and not isinstance(plan(node, isa, straight), str):
                 fresh = {v: Value(name(f"{v.name}.copy"), replace(v.tensor, layout=None)) for v in group}
-                before = [Node("edgec.Reorder", (v,), (new,), origin=node.origin) for v, new in fresh.items() if v not in parts]
-                after = [Node("Identity", (new,), (v,), origin=node.origin) for v, new in fresh.items() if v in parts]
+                before = [Node("edgec.Reorder", (v,), (new,), device=node.device, origin=node.origin)
+                          for v, new in fresh.items() if v not in parts]
+                after = [Node("Identity", (new,), (v,), device=node.device, origin=node.origin)
+                         for v, new in fresh.items() if v in parts]
                 inputs, outputs = tuple(v and fresh.get(v, v) for v in node.inputs), tuple(fresh.get(v, v) for v in node.outputs)
                 made[node] = [*before, replace(node, inputs=inputs, outputs=outputs), *after]
                 break

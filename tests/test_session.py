@@ -170,8 +170,8 @@ def test_versions_and_damage_of_the_manifest(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"manifest\.json is damaged: its checksum"):
         load(bundle)
     for key in ("schema", "abi"):
-        (bundle / "manifest.json").write_text(text.replace(f'"{key}": 1', f'"{key}": 2'))
-        with pytest.raises(BadInput, match=f"made by a newer edgec.*{'schema 2' if key == 'schema' else 'ABI 2'}"):
+        (bundle / "manifest.json").write_text(text.replace(f'"{key}": 1', f'"{key}": 3'))
+        with pytest.raises(BadInput, match=f"made by a newer edgec.*{'schema 3' if key == 'schema' else 'ABI 3'}"):
             load(bundle)
 
 
@@ -308,7 +308,7 @@ def test_run_py_as_a_module(toy: Path, tmp_path: Path) -> None:
 
 def test_run_py_refuses(tmp_path: Path) -> None:
     bundle = make(tmp_path)
-    for edit, sentence in ((lambda m: m.update(schema=2), "this model was made by a newer edgec"),
+    for edit, sentence in ((lambda m: m.update(schema=3), "this model was made by a newer edgec"),
                            (lambda m: m.update(schema=1, requires={"machine": "pdp11"}), "this model is for pdp11 and this")):
         done = run_py(change(bundle, edit), tmp_path)
         assert done.returncode == 1

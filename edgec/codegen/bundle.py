@@ -6,6 +6,8 @@
     edgec_rt.c .h libedgec_rt.so    an optional thread pool
     run.py main.c CMakeLists.txt    run it from Python, from C, use it in a project
     NOTICE                          licences of what is inside
+    NAME.UNIT.cl edgec_opencl.c .h  for a target with more units: the code of each, its driver, and that as a library
+      libedgec_opencl.so            (or cuda; units.py is for Python)
 
 The same program, weights and tools give the same bytes.
 """
@@ -15,16 +17,16 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import edgec
-from edgec.codegen import c_source, elf, toolchain, weights
+from edgec.codegen import c_source, c_units, elf, toolchain, weights
 from edgec.codegen import object as kernels
 from edgec.codegen.cpu import requirements
 from edgec.codegen.manifest import ABI, SCHEMA, file_digest, write_manifest
-from edgec.codegen.program import Program
+from edgec.codegen.program import HOST, Call, Program, Step
 from edgec.errors import BadInput, EdgecError
 from edgec.isa import Isa
 
@@ -35,15 +37,29 @@ _POSIX = frozenset({"calloc", "free", *(f"pthread_{p}" for p in (
 """What the thread pool may leave for the C library to define."""
 
 
+_DRIVER = frozenset({"dlopen", "dlsym", "dlclose", "calloc", "free", "getenv", "snprintf", "strlen", "strstr"})
+"""What a driver may leave for the C library to define."""
+
+
+@dataclass(frozen=True)
+class UnitCode:
+    """The code of a unit beside the CPU: what its driver loads, and how that file's name ends; `more` files are for people."""
+
+    suffix: str
+    data: bytes
+    more: Mapping[str, bytes] = field(default_factory=dict)
+
+
 def write_bundle(  # noqa: PLR0913 - a build has this much to say
     out_dir: Path, program: Program, tensors: Mapping[int, weights.Data], objects: Mapping[str, bytes], *, isa: Isa, target: str,
     target_text: str = "", options: Mapping[str, object] | None = None, passes: Sequence[str] = (), model_sha256: str = "",
-    cc: str | None = None, extra: Mapping[str, object] | None = None,
+    cc: str | None = None, extra: Mapping[str, object] | None = None, codes: Mapping[str, UnitCode] | None = None,
 ) -> Path:
     """Write a bundle folder, replacing one that is there; returns its path.
 
     `tensors` holds the bytes of each weights buffer by its index in program.buffers, `objects` the compiled kernel of each key of
-    program.kernels. `extra` goes into the manifest as it is. Raises BadInput when the place cannot be written or holds something else.
+    program.kernels that the CPU runs, `codes` the code of each other unit. `extra` goes into the manifest as it is.
+    Raises BadInput when the place cannot be written or holds something else.
     """
     name = c_source.identifier(program.name)
     check_place(out_dir)
@@ -54,7 +70,7 @@ def write_bundle(  # noqa: PLR0913 - a build has this much to say
         raise BadInput(f"the bundle cannot be written to {out_dir}: {error.strerror}") from error
     try:
         temporary.chmod(0o755)
-        _fill(temporary, name, program, tensors, objects, isa, cc, {
+        _fill(temporary, name, program, tensors, objects, codes or {}, isa, cc, {
             "target": {"name": target, "text": target_text, "triple": isa.triple, "cpu": isa.mcpu, "features": list(isa.mattr)},
             "options": dict(options or {}), "passes": list(passes), "model_sha256": model_sha256, **(extra or {})})
         _replace(temporary, out_dir)
@@ -94,14 +110,22 @@ def _replace(new: Path, place: Path) -> None:
 
 def program_identity(program: Program, objects: Mapping[str, bytes]) -> bytes:
     """What the weights of this program must fit: where tensors lie, what the steps do, which kernels do it. No values."""
-    lies = [(b.region, b.offset, b.bytes) for b in program.buffers]
-    steps = [(hashlib.sha256(objects[s.kernel]).hexdigest(), [(o.buffer, o.offset) for o in s.operands], s.tasks) for s in program.steps]
+    lies = [(b.region, b.offset, b.bytes, *([b.unit] if b.unit != HOST else ())) for b in program.buffers]
+    steps = [_identity(program, s, objects) for s in program.steps]
     return hashlib.sha256(repr((lies, steps)).encode()).digest()
 
 
-def _fill(
-    folder: Path, name: str, program: Program, tensors: Mapping[int, weights.Data], objects: Mapping[str, bytes], isa: Isa, cc: str | None,
-    facts: Mapping[str, object],
+def _identity(program: Program, step: Step, objects: Mapping[str, bytes]) -> tuple[object, ...]:
+    operands = [(o.buffer, o.offset) for o in step.operands]
+    if not isinstance(step, Call):
+        return type(step).__name__, operands, step.unit
+    code = objects.get(step.kernel, program.kernels[step.kernel].symbol.encode())   # the symbol on another unit is a hash of its plan
+    return hashlib.sha256(code).hexdigest(), operands, step.tasks
+
+
+def _fill(  # noqa: PLR0913, PLR0917 - what a bundle is made of
+    folder: Path, name: str, program: Program, tensors: Mapping[int, weights.Data], objects: Mapping[str, bytes],
+    codes: Mapping[str, UnitCode], isa: Isa, cc: str | None, facts: Mapping[str, object],
 ) -> None:
     """Write all files of a bundle into an empty folder."""
     if not weights.is_aligned(program):
@@ -114,16 +138,29 @@ def _fill(
     main = c_source.main(program, identity, isa.triple, requires)
     merged = _object(folder, name, program, objects, main, chain)
     (folder / f"{name}.o").write_bytes(elf.write(merged))
-    for file in ("edgec_rt.c", "edgec_rt.h", "run.py", "CMakeLists.txt", "NOTICE"):
-        (folder / file).write_text(c_source.fill(file, {"NAME": name}))
+    drivers = sorted({u.driver for u in program.units if c_units.has_driver(u.driver)})
+    runtime = ("edgec_rt.c", "edgec_rt.h", "run.py", "NOTICE", *(f"edgec_{d}.{e}" for d in drivers for e in "ch"))
+    for file in (*runtime, *(["units.py"] if program.units else ())):
+        (folder / file).write_text(c_source.fill(file, {"NAME": name, "DEVICE_ABI": c_source.device_abi()}))
+    (folder / "CMakeLists.txt").write_text(c_source.fill("CMakeLists.txt", {"NAME": name, **c_units.cmake(program)}))
     (folder / "run.py").chmod(0o755)
     if "linux" in isa.triple:
         chain.link_shared([f"{name}.o"], folder, f"lib{name}.so")
-        _thread_pool(folder, chain)
+        _library(folder, chain, "rt", ["edgec_rt_create", "edgec_rt_destroy"], _POSIX)
+        for driver in drivers:
+            _library(folder, chain, driver, [f"edgec_{driver}_{f}" for f in ("create", "destroy", "error")], _DRIVER)
     weights.write(folder / f"{name}.weights.bin", program, tensors, identity)
-    (folder / f"{name}_weights.S").write_text(weights.assembler(name))
+    files = {u: f"{name}.{c_source.identifier(u)}.{code.suffix}" for u, code in codes.items()}
+    for unit, code in codes.items():
+        (folder / files[unit]).write_bytes(code.data)
+        for suffix, data in code.more.items():
+            (folder / f"{name}.{c_source.identifier(unit)}.{suffix}").write_bytes(data)
+    held = {f"{name}_{c_source.identifier(u)}_code": file for u, file in files.items()}
+    (folder / f"{name}_weights.S").write_text(weights.assembler(name, held))
     (folder / "main.c").write_text(c_source.example(program))
     manifest = _manifest(name, program, identity, requires, merged, chain, facts)
+    if program.units:
+        manifest["units"] = [{**asdict(u), "code": files.get(u.name)} for u in program.units]
     manifest["files"] = {p.name: file_digest(p) for p in sorted(folder.iterdir())}
     write_manifest(folder, manifest)
 
@@ -133,7 +170,7 @@ def _object(
 ) -> elf.Elf:
     """Compile the schedule and merge it with the kernels; only the public names stay visible, nothing foreign is needed."""
     functions: dict[str, bytes] = {}
-    for key in dict.fromkeys(s.kernel for s in program.steps):
+    for key in dict.fromkeys(s.kernel for s in program.calls if program.kernels[s.kernel].unit == HOST):
         function = c_source.kernel_name(program, key)
         if functions.setdefault(function, objects[key]) != objects[key]:
             raise EdgecError(f"two different kernels have the same symbol {program.kernels[key].symbol}")
@@ -144,7 +181,7 @@ def _object(
         if len(own) != 1:
             raise EdgecError(f"the object of the kernel {function} defines {len(own)} kernels")
         parts.append(elf.rename(part, {own[0]: function}))
-    public = [f"{name}_{p}" for p in ("run_args", "prepare", "strerror", "check_cpu", "info")]
+    public = [f"{name}_{p}" for p in ("run_args", "prepare", "strerror", "check_cpu", "info", *(["units"] if program.units else ()))]
     merged = elf.merge(parts, public, name)
     if foreign := sorted(set(merged.imports) - kernels.ALLOWED - _SYSTEM):
         raise EdgecError(f"the code of {name} needs {', '.join(foreign)}, which no device has")
@@ -161,14 +198,14 @@ def _compiled(folder: Path, file: str, source: str, chain: toolchain.ToolChain, 
     return part
 
 
-def _thread_pool(folder: Path, chain: toolchain.ToolChain) -> None:
-    """Make libedgec_rt.so."""
-    part = _compiled(folder, "pool.c", (folder / "edgec_rt.c").read_text(), chain, "-std=c11")
-    merged = elf.merge([part], ["edgec_rt_create", "edgec_rt_destroy"], "edgec_rt")
-    if foreign := sorted(set(merged.imports) - kernels.MEMORY - _POSIX):
-        raise EdgecError(f"the thread pool needs {', '.join(foreign)}, which no C library has")
+def _library(folder: Path, chain: toolchain.ToolChain, name: str, public: Sequence[str], imports: frozenset[str]) -> None:
+    """Make libedgec_NAME.so of edgec_NAME.c: the thread pool, or the driver of a unit."""
+    part = _compiled(folder, f"{name}_library.c", (folder / f"edgec_{name}.c").read_text(), chain, "-std=c11")
+    merged = elf.merge([part], public, f"edgec_{name}")
+    if foreign := sorted(set(merged.imports) - kernels.MEMORY - imports):
+        raise EdgecError(f"libedgec_{name}.so needs {', '.join(foreign)}, which no C library has")
     (folder / "part.o").write_bytes(elf.write(merged))
-    chain.link_shared(["part.o"], folder, "libedgec_rt.so")
+    chain.link_shared(["part.o"], folder, f"libedgec_{name}.so")
     (folder / "part.o").unlink()
 
 
@@ -177,17 +214,23 @@ def _manifest(
     facts: Mapping[str, object],
 ) -> dict[str, Any]:
     return {
-        "schema": SCHEMA, "abi": ABI, "name": program.name, "c_name": name, "id": identity[:16].hex(), **facts,
+        "schema": SCHEMA if program.units else 1, "abi": ABI, "name": program.name, "c_name": name, "id": identity[:16].hex(), **facts,
         "requires": {"machine": toolchain.machine(chain.triple), "cpu": list(requires)},
         "sizes": {
             "weights_bytes": program.weights_bytes, "arena_bytes": program.arena_bytes, "arena_lower_bound": program.arena_lower_bound,
             "state_bytes": program.state_bytes, "prepared_bytes": program.prepared_bytes, "code_bytes": merged.code_bytes,
             "alignment": program.alignment},
         "inputs": [asdict(p) for p in program.inputs], "outputs": [asdict(p) for p in program.outputs],
-        "kernels": {k: {"function": c_source.kernel_name(program, k), **asdict(v)} for k, v in program.kernels.items()},
-        "buffers": [asdict(b) for b in program.buffers], "steps": [asdict(s) for s in program.steps],
+        "kernels": {k: {"function": c_source.kernel_name(program, k) if v.unit == HOST else v.symbol, **asdict(v)}
+                    for k, v in program.kernels.items()},
+        "buffers": [asdict(b) for b in program.buffers], "steps": [_step(s) for s in program.steps],
         "imports": list(merged.imports),
         "tools": {"edgec": edgec.__version__, **kernels.versions(), "c": chain.version()},
     }
 
 
+
+
+def _step(step: Step) -> dict[str, Any]:
+    """A step as the manifest tells it; one that runs no kernel says what it is."""
+    return asdict(step) if isinstance(step, Call) else {"step": type(step).__name__.lower(), **asdict(step)}

@@ -3,37 +3,17 @@
 The code is plain on purpose: someone who debugs a device reads it.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from math import prod
-from pathlib import Path
 from typing import Any
 
-from edgec.codegen import weights
+from edgec.codegen import c_units, weights
+from edgec.codegen.c_text import address, c_type, comment, element_bytes, fill, identifier
 from edgec.codegen.cpu import check_cpu_source, quick_check_source
 from edgec.codegen.manifest import ERRORS
-from edgec.codegen.program import Call, Operand, Port, Program
+from edgec.codegen.program import Call, Copy, Launch, Port, Program, Step, Wait
 from edgec.errors import EdgecError
-
-_RUNTIME = Path(__file__).parent / "runtime"
-_C_TYPES = {
-    "f32": "float", "f64": "double", "bool": "uint8_t", "f16": "uint16_t", "bf16": "uint16_t",
-    **{f"{s}{b}": f"{'u' * (s == 'u')}int{b}_t" for s in "iu" for b in (8, 16, 32, 64)},
-}
-_RESERVED = frozenset(_C_TYPES.values()) | frozenset("""
-    alignas alignof and and_eq asm auto bitand bitor bool break case catch char class compl concept const constexpr continue decltype
-    default delete do double else enum explicit export extern false float for friend goto if inline int long mutable namespace new
-    noexcept not not_eq nullptr operator or or_eq private protected public register requires restrict return short signed sizeof
-    static struct switch template this throw true try typedef typeid typename union unsigned using virtual void volatile wchar_t while
-    xor xor_eq
-    NULL arena args edgec_rt in out prepared rt size_t state weights""".split())  # noqa: SIM905 - keywords of C and C++, and names that the header uses
-
-
-def identifier(text: str) -> str:
-    """A C and C++ identifier that reads like `text`."""
-    name = re.sub(r"_+", "_", re.sub(r"[^0-9A-Za-z]", "_", text)).strip("_") or "m"
-    return f"m{name}" if name[0].isdigit() else f"{name}_" if name in _RESERVED else name
 
 
 def kernel_name(program: Program, key: str) -> str:
@@ -56,6 +36,7 @@ def header(program: Program, target: str) -> str:
         "ARGUMENTS": ", ".join([*(identifier(p.c_name) for p in ports), "arena", *fixed]),
         "IN_COUNT": max(1, len(program.inputs)), "OUT_COUNT": max(1, len(program.outputs)),
         "PREPARED": "prepared" if program.prepared_bytes else "NULL", "STATE": "state" if program.state_bytes else "NULL",
+        **c_units.header(program),
         "ASSIGNMENTS": "\n".join([f"  in[{i}] = {identifier(p.c_name)};" for i, p in enumerate(program.inputs)]
                                  + [f"  out[{i}] = {identifier(p.c_name)};" for i, p in enumerate(program.outputs)]),
     })
@@ -65,13 +46,13 @@ def main(program: Program, identity: bytes, triple: str, requires: Sequence[str]
     """NAME_main.c: checks the arguments, then runs the steps; `identity` names the arrangement of the weights."""
     name = identifier(program.name)
     read = _read_only(program)
-    kernels = sorted({s.kernel for s in program.steps})
+    kernels = sorted({s.kernel for s in _called(program)})
     return fill("main_model.c", {
         "NAME": name,
         "KERNELS": "\n".join(_prototype(kernel_name(program, k), read[k]) for k in kernels),
         "STEPS": "\n\n".join(_step(program, i, s) for i, s in enumerate(program.steps)),
-        "TABLE": "\n".join(f"  {{step_{i}, {s.tasks}}}," for i, s in enumerate(program.steps)) or "  {NULL, 0},",
-        "STEP_COUNT": len(program.steps),
+        "TABLE": "\n".join(f"  {{step_{i}, {_tasks(s)}}}," for i, s in enumerate(program.steps)) or "  {NULL, 0},",
+        "STEP_COUNT": len(program.steps), **c_units.main(program),
         "HEADER": _bytes(weights.checked_header(program, identity)), "ID": _bytes(identity[:16]),
         "WEIGHTS_BYTES": program.weights_bytes + weights.HEADER_BYTES, "PREPARED_BYTES": program.prepared_bytes,
         "ARENA_BYTES": program.arena_bytes, "STATE_BYTES": program.state_bytes, "ALIGNMENT": program.alignment,
@@ -84,10 +65,19 @@ def main(program: Program, identity: bytes, triple: str, requires: Sequence[str]
     })
 
 
+def _called(program: Program) -> list[Call]:
+    """The steps that call a function of the object."""
+    return [s for s in program.calls if not isinstance(s, Launch)]
+
+
+def _tasks(step: Step) -> int:
+    return step.tasks if isinstance(step, Call) and not isinstance(step, Launch) else 1
+
+
 def _read_only(program: Program) -> dict[str, list[bool]]:
     """For each kernel, which of its pointers are only read, in every step."""
     found: dict[str, list[bool]] = {}
-    for step in program.steps:
+    for step in _called(program):
         flags = [not o.write for o in step.operands]
         before = found.setdefault(step.kernel, flags)
         if len(before) != len(flags):
@@ -101,22 +91,13 @@ def _prototype(function: str, read_only: Iterable[bool]) -> str:
     return f"int32_t {function}({pointers}{', ' if pointers else ''}int32_t begin, int32_t end);"
 
 
-def _step(program: Program, number: int, step: Call) -> str:
-    operands = "".join(f"{_address(program, o)}, " for o in step.operands)
-    return (f"/* {_comment(step.origin)} */\nstatic int32_t step_{number}(void* p, int32_t begin, int32_t end) {{\n"
-            f"  const frame* f = (const frame*)p;\n  (void)f;\n  return {kernel_name(program, step.kernel)}({operands}begin, end);\n}}")
-
-
-def _address(program: Program, operand: Operand) -> str:
-    buffer = program.buffers[operand.buffer]
-    match buffer.region:
-        case "input":
-            base, offset = f"(const char*)f->in[{buffer.offset}]", operand.offset
-        case "output":
-            base, offset = f"(char*)f->out[{buffer.offset}]", operand.offset
-        case region:
-            base, offset = f"f->{region}", buffer.offset + operand.offset
-    return f"{base} + {offset}" if offset else base
+def _step(program: Program, number: int, step: Step) -> str:
+    head = (f"/* {comment(step.origin or step.result)} */\nstatic int32_t step_{number}(void* p, int32_t begin, int32_t end) {{\n"
+            "  const frame* f = (const frame*)p;\n")
+    if isinstance(step, Copy | Launch | Wait):
+        return head + c_units.step(program, step) + "\n}"
+    operands = "".join(f"{address(program, o)}, " for o in step.operands)
+    return f"{head}  (void)f;\n  return {kernel_name(program, step.kernel)}({operands}begin, end);\n}}"
 
 
 def _pointer_checks(program: Program, name: str) -> Iterable[str]:
@@ -136,19 +117,6 @@ def _bytes(data: bytes) -> str:
     return ", ".join(str(b) for b in data)
 
 
-def element_bytes(dtype: str) -> int:
-    """Bytes of the C type that stands for a dtype."""
-    text = c_type(dtype)
-    return {"float": 4, "double": 8}.get(text) or int(text.strip("uint_")) // 8
-
-
-def c_type(dtype: str) -> str:
-    """The C type of the elements of a port; EdgecError for types that C has not."""
-    if dtype not in _C_TYPES:
-        raise EdgecError(f"a model in C cannot have an input or output of type {dtype}")
-    return _C_TYPES[dtype]
-
-
 def _parameter(port: Port) -> str:
     return f"{c_type(port.dtype)} {identifier(port.c_name)}[{max(1, prod(port.shape))}]"
 
@@ -156,17 +124,18 @@ def _parameter(port: Port) -> str:
 def _describe(port: Port, program: Program) -> str:
     way = "input " if port in program.inputs else "output"
     text = f"{way} {identifier(port.c_name)}: {port.dtype}[{','.join(map(str, port.shape))}]"
-    return text if port.name == port.c_name else f"{text}, called {_comment(port.name)} in the model"
+    return text if port.name == port.c_name else f"{text}, called {comment(port.name)} in the model"
 
 
-def _comment(text: str) -> str:
-    """Text that cannot end or confuse a comment."""
-    return re.sub(r"[*\\\x00-\x1f]", "_", text)
+def device_abi() -> str:
+    """What drivers and models have in common."""
+    return fill("device.h", {})
 
 
 def example(program: Program) -> str:
     """main.c: runs and times the model on raw files."""
-    return _with_ports("main.c", identifier(program.name), [asdict(p) for p in program.inputs], [asdict(p) for p in program.outputs])
+    return _with_ports("main.c", identifier(program.name), [asdict(p) for p in program.inputs], [asdict(p) for p in program.outputs],
+                       c_units.example(program))
 
 
 def runner(name: str, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> str:
@@ -174,17 +143,15 @@ def runner(name: str, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Map
     return _with_ports("runner.c", name, inputs, outputs)
 
 
-def _with_ports(template: str, name: str, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> str:
+def _with_ports(template: str, name: str, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]],
+                more: Mapping[str, object] | None = None) -> str:
     def ports(which: Sequence[Mapping[str, Any]]) -> str:
         rows = (f'{{"{identifier(p["c_name"])}", {prod(p["shape"]) * element_bytes(p["dtype"])}}}' for p in which)
         return ", ".join(rows) or "{NULL, 0}"
 
     return fill(template, {"NAME": name, "IN_PORTS": ports(inputs), "OUT_PORTS": ports(outputs), "IN_COUNT": len(inputs),
-                           "OUT_COUNT": len(outputs)})
+                           "OUT_COUNT": len(outputs), **(more or {})})
 
 
-def fill(template: str, values: Mapping[str, object]) -> str:
-    """A file of the folder `runtime` with each @KEY@ replaced."""
-    text = (_RUNTIME / template).read_text()
-    known = {"ABI": (_RUNTIME / "abi.h").read_text(), **values}
-    return re.sub(r"@([A-Z_]+)@", lambda m: str(known[m[1]]), text)
+__all__ = ["address", "c_type", "comment", "device_abi", "element_bytes", "example", "fill", "header", "identifier", "kernel_name", "main",
+           "runner"]

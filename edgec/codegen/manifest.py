@@ -8,8 +8,8 @@ from typing import Any
 
 from edgec.errors import BadInput
 
-SCHEMA, ABI = 1, 1
-"""What this edgec writes and the newest that it reads: of the manifest, and of the C interface."""
+SCHEMA, ABI = 2, 1
+"""The newest that this edgec reads and writes: of the manifest, and of the C interface. A bundle for the CPU alone has schema 1."""
 
 ERRORS = (
     ("OK", "everything went well"),
@@ -22,6 +22,8 @@ ERRORS = (
     ("ABORTED", "the run was stopped"),
     ("CPU", "this processor lacks an instruction that the code uses"),
     ("STEP", "the schedule has no such step"),
+    ("NO_DEVICE", "a unit that the model runs on is not there: no driver was given for it"),
+    ("DEVICE", "a unit that the model runs on reported an error, which its driver can tell"),
 )
 """Codes that the C functions return and their sentences, by number. A kernel that refuses data returns -1, which becomes INDEX."""
 
@@ -48,6 +50,11 @@ def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     """Write the manifest of the bundle in folder `path`, with its checksum."""
     text = json.dumps({**manifest, "manifest_sha256": _digest(manifest)}, indent=1)
     (path / "manifest.json").write_text(text + "\n")
+
+
+def calls(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The steps that run a kernel, on whatever unit: all but copies between memories and waits."""
+    return [s for s in manifest["steps"] if "kernel" in s]
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:

@@ -141,11 +141,11 @@ class Places:
             if part is None or maker is None or value in self.graph.outputs or node.inputs.count(value) != 1:
                 continue
             if maker.op in VIEW_OPS:
-                self._through(value, part)
-            else:
+                self._through(value, part, node.device)
+            elif maker.device == node.device:                  # else it is written in another unit's memory
                 self.at.setdefault(value, part)
 
-    def _through(self, value: Value, part: Place) -> None:
+    def _through(self, value: Value, part: Place, device: str | None) -> None:
         """A view of a whole tensor that nobody else reads: the tensor itself is written there, if its own layout is what the part wants."""
         chain: list[Node] = []
         made, maker = value, self.graph.producer.get(value)
@@ -155,7 +155,7 @@ class Places:
                 return
             chain.append(maker)
             made, maker = source, self.graph.producer.get(source)
-        if maker is None or maker.op in VIEW_OPS or maker.op == "Concat":
+        if maker is None or maker.op in VIEW_OPS or maker.op == "Concat" or maker.device != device:
             return
         view: View | None = made.tensor.view
         for node in reversed(chain):

@@ -1,7 +1,8 @@
 """The schedule as data: buffers with offsets, and steps in order.
 
-Code generators (the C main, later GPU drivers), the manifest, profiling and per-kernel checks all read this and nothing else.
-Offsets and sizes are bytes.
+Code generators (the C main, drivers of other units), the manifest, profiling and per-kernel checks all read this and nothing else.
+Offsets and sizes are bytes. What lies in the memory of the CPU says so with `HOST`; units with a memory of their own have an arena and
+a part of the weights there.
 """
 
 from collections.abc import Mapping
@@ -9,17 +10,22 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Region = Literal["weights", "arena", "input", "output", "state", "prepared"]
+HOST = "cpu"
+"""The memory in which the CPU works, whatever the target calls its units."""
 
 
 @dataclass(frozen=True)
 class Buffer:
-    """A piece of memory. `offset` counts from the region's start; of an input or output it is the position in the interface."""
+    """A piece of memory. `offset` counts from the region's start; of an input or output it is the position in the interface.
+
+    `unit` says in whose memory it lies. Weights of all units lie in one file: theirs is an offset in that.
+    """
 
     name: str
     region: Region
     offset: int
     bytes: int
-    unit: str = "cpu"
+    unit: str = HOST
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,52 @@ class Call:
 
 
 @dataclass(frozen=True)
+class Launch(Call):
+    """The same on another unit, whose driver starts it: `tasks` groups of `group` work items (one of one where there is no such thing)."""
+
+    unit: str = ""
+    group: int = 1
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Move the first `bytes` of a buffer to another memory: `operands` are where from and where to, one of them with `unit`."""
+
+    operands: tuple[Operand, Operand]
+    bytes: int
+    unit: str
+    origin: str = ""
+    result: str = ""
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Wait until a unit that works in the CPU's memory has done what was launched."""
+
+    unit: str
+    origin: str = ""
+    result: str = ""
+    operands: tuple[Operand, ...] = ()
+
+
+Step = Call | Copy | Wait
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit beside the CPU, as its driver sees it: `driver` says which one that is; its arena, and its part of the file of weights.
+
+    A unit that works in the CPU's memory has neither.
+    """
+
+    name: str
+    driver: str
+    arena_bytes: int = 0
+    weights_offset: int = 0
+    weights_bytes: int = 0
+
+
+@dataclass(frozen=True)
 class Port:
     """An input or output of the model as its user sees it; `c_name` is a C identifier unique among all ports."""
 
@@ -60,7 +112,7 @@ class Port:
 
 @dataclass(frozen=True)
 class Kernel:
-    """Facts of one compiled function, for reports: what it computes, how, and what the cost model expects."""
+    """Facts of one compiled function, for reports: what it computes, how, on which unit, and the CPU cycles that it should take."""
 
     symbol: str
     kind: str
@@ -71,6 +123,7 @@ class Kernel:
     scratch_bytes: int
     cycles: float
     parameters: int
+    unit: str = HOST
 
 
 @dataclass(frozen=True)
@@ -79,7 +132,7 @@ class Program:
 
     name: str
     buffers: tuple[Buffer, ...]
-    steps: tuple[Call, ...]
+    steps: tuple[Step, ...]
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     kernels: Mapping[str, Kernel] = field(default_factory=dict)
@@ -89,12 +142,36 @@ class Program:
     state_bytes: int = 0
     prepared_bytes: int = 0
     alignment: int = 64
+    units: tuple[Unit, ...] = ()
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """The steps that run a kernel, on whatever unit."""
+        return tuple(s for s in self.steps if isinstance(s, Call))
+
+    def unit(self, name: str) -> int:
+        """The number of a unit."""
+        return next(i for i, u in enumerate(self.units) if u.name == name)
 
     def __str__(self) -> str:
         arena = f"arena {self.arena_bytes} bytes (bound {self.arena_lower_bound})"
         lines = [f"program {self.name}: {arena}, weights {self.weights_bytes} bytes"]
-        lines += [f"  b{i} {b.region}+{b.offset} {b.bytes} bytes ; {b.name}" for i, b in enumerate(self.buffers)]
-        for i, s in enumerate(self.steps):
-            args = ", ".join(f"{'&' if o.write else ''}b{o.buffer}" + (f"+{o.offset}" if o.offset else "") for o in s.operands)
-            lines.append(f"  {i:3d} {self.kernels[s.kernel].symbol}({args}) x{s.tasks} ; {s.result} <- {s.origin}")
+        lines += [f"  unit {u.name}: {u.driver}, arena {u.arena_bytes} bytes, weights {u.weights_bytes} bytes" for u in self.units]
+        lines += [f"  b{i} {_where(b)}+{b.offset} {b.bytes} bytes ; {b.name}" for i, b in enumerate(self.buffers)]
+        lines += [f"  {i:3d} {self._step(s)}" for i, s in enumerate(self.steps)]
         return "\n".join(lines)
+
+    def _step(self, step: Step) -> str:
+        args = [f"{'&' if o.write else ''}b{o.buffer}" + (f"+{o.offset}" if o.offset else "") for o in step.operands]
+        match step:
+            case Copy():
+                return f"copy {args[0]} -> {args[1]} {step.bytes} bytes ; {step.result}"
+            case Wait():
+                return f"wait for {step.unit}"
+            case Call():
+                on = f" on {step.unit}" if isinstance(step, Launch) else ""
+                return f"{self.kernels[step.kernel].symbol}({', '.join(args)}) x{step.tasks}{on} ; {step.result} <- {step.origin}"
+
+
+def _where(buffer: Buffer) -> str:
+    return buffer.region if buffer.unit == HOST else f"{buffer.region}@{buffer.unit}"

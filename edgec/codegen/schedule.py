@@ -5,68 +5,73 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from edgec.codegen import memory
+from edgec.codegen import memory as memory_plan
 from edgec.codegen.c_source import identifier
 from edgec.codegen.object import kernel_symbol
 from edgec.codegen.place import VIEW_OPS, Place, Places
-from edgec.codegen.program import Buffer, Call, Kernel, Operand, Port, Program
+from edgec.codegen.program import HOST, Buffer, Call, Copy, Kernel, Launch, Operand, Port, Program, Step, Unit, Wait
+from edgec.codegen.transfer import Move, Work, transfers
 from edgec.errors import UnsupportedModel
 from edgec.ir.graph import Array, Graph, Node, Value
 from edgec.ir.layout import View
 from edgec.ir.types import dtype_bits
-from edgec.isa import Isa
-from edgec.kernels import plan_map
-from edgec.kernels.base import KernelPlan, Operands, Planned
+from edgec.isa import Device, Isa
+from edgec.kernels.base import KernelPlan, Operands
 from edgec.kernels.expr import ELEMENTWISE
-from edgec.kernels.plan import packed, plan, unknown
+from edgec.kernels.plan import copy, packed, plan, unknown
 
 _ALIGN, _LEAST_ALIGN = 64, 8
 _TIGHT = 1.05
 
 
+Units = Mapping[str, Device]
+
+
 @dataclass(frozen=True)
 class Schedule:
-    """A Program, plans of its kernels by key, bytes of its weights by buffer number, and `notes` that are worth a line in a report."""
+    """A Program, plans of its kernels by key, bytes of its weights by buffer number, and `notes` that are worth a line in a report.
+
+    `plans` are the CPU's, `launched` those of each other unit, by its name.
+    """
 
     program: Program
     plans: Mapping[str, KernelPlan]
     weights: Mapping[int, bytes]
     notes: tuple[str, ...] = ()
+    launched: Mapping[str, Mapping[str, KernelPlan]] = field(default_factory=dict)
+
+    def plan(self, key: str) -> KernelPlan:
+        """The plan of a kernel of any unit."""
+        return next(plans[key] for plans in (self.plans, *self.launched.values()) if key in plans)
 
 
-@dataclass(frozen=True)
-class _Step:
-    planned: Planned
-    node: Node
-    values: tuple[Value, ...]
-    writes: tuple[Place, ...]
-    views: Mapping[Value, Place] = field(default_factory=dict)
-
-
-def schedule(graph: Graph, isa: Isa, name: str, advise: Callable[[Collection[str]], str] = lambda _: "") -> Schedule:
-    """The schedule of a graph whose nodes are kernels and views.
+def schedule(graph: Graph, isa: Isa, name: str, advise: Callable[[Collection[str]], str] = lambda _: "",
+             units: Units | None = None) -> Schedule:
+    """The schedule of a graph whose nodes are kernels and views. A node runs on that of `units` which its device names, else on the CPU.
 
     UnsupportedModel lists every node that no kernel is written for, and what `advise` says for their origins.
     """
-    refused = _hopeless(graph, isa)
+    units = units or {}
+    refused = _hopeless(graph, isa, units)
     if not refused:
         graph = _own_results(graph)
         places = Places(graph)
-        steps, refused = _steps(graph, places, isa)
+        steps, refused = _steps(graph, places, isa, units)
     if refused:
         lines = "\n".join(f"  {node.label}: {why}" for node, why in refused)
         many = f"{len(refused)} node{'s' * (len(refused) != 1)}"
         advice = advise({n.origin for n, _ in refused})
         raise UnsupportedModel(f"no kernel can be made for {many}:\n{lines}{advice}", [n.label for n, _ in refused])
-    return _Assembly(graph, places, steps, isa, identifier(name)).run()
+    return _Assembly(graph, places, transfers(graph, places, steps), isa, units, identifier(name)).run()
 
 
-def _hopeless(graph: Graph, isa: Isa) -> list[tuple[Node, str]]:
+def _hopeless(graph: Graph, isa: Isa, units: Units) -> list[tuple[Node, str]]:
     """What nothing can be planned for, when there is a value whose size is not known: no value has a place then."""
     if not any(unknown(n) for n in graph.nodes):
         return []
     straight = Operands.of(graph.weights, lambda v: v.tensor.view)
-    answers = ((n, unknown(n) if n.op in VIEW_OPS or n.op == "Concat" else plan(n, isa, straight)) for n in graph.nodes)
+    answers = ((n, unknown(n) if n.op in VIEW_OPS or n.op == "Concat" else plan(n, units.get(n.device or "", isa), straight))
+               for n in graph.nodes)
     return [(n, why) for n, why in answers if isinstance(why, str)]
 
 
@@ -83,58 +88,92 @@ def _own_results(graph: Graph) -> Graph:
     return replace(graph, nodes=(*graph.nodes, *copies), outputs=tuple(outputs)) if copies else graph
 
 
-def _steps(graph: Graph, places: Places, isa: Isa) -> tuple[list[_Step], list[tuple[Node, str]]]:
+def _steps(graph: Graph, places: Places, cpu: Isa, units: Units) -> tuple[list[Work], list[tuple[Node, str]]]:
     operands = Operands.of(graph.weights, lambda v: places[v].view)
-    steps: list[_Step] = []
+    steps: list[Work] = []
     refused: list[tuple[Node, str]] = []
     for node in graph.nodes:
         if not any(v.tensor.elements for v in node.outputs):
             continue
+        device = units.get(node.device or "")
+        isa = device or cpu
+        on = (node.device or HOST, node.device or HOST if device and device.own_memory else HOST) if device else (HOST, HOST)
         if node.op in VIEW_OPS or node.op == "Concat":
-            for copy in places.copied.get(node, ()):
-                made = plan_map.copy(copy.source, copy.read.view, copy.write.view, isa)
+            for move in places.copied.get(node, ()):
+                made = copy(move.source, move.read.view, move.write.view, isa)
                 if isinstance(made, str):
                     refused.append((node, made))
                 else:
-                    steps.append(_Step(made, node, (node.outputs[0],), (copy.write,), {copy.source: copy.read}))
+                    steps.append(Work(made, node, (node.outputs[0],), (move.write,), isa, *on, {move.source: move.read}))
             continue
         made = plan(node, isa, operands)
         if isinstance(made, str):
             refused.append((node, made))
         else:
             values = made.outputs or node.outputs[:1]
-            steps.append(_Step(made, node, values, tuple(places[v] for v in values)))
+            steps.append(Work(made, node, values, tuple(places[v] for v in values), isa, *on))
     return steps, refused
 
 
 class _Assembly:
-    """Buffers and steps as they are numbered."""
+    """Buffers and steps as they are numbered. A storage in a memory is a buffer; scratch goes by the number of its step."""
 
-    def __init__(self, graph: Graph, places: Places, steps: list[_Step], isa: Isa, name: str) -> None:
-        self.graph, self.places, self.steps, self.isa, self.name = graph, places, steps, isa, name
+    def __init__(self, graph: Graph, places: Places, steps: list[Work | Move], cpu: Isa, units: Units, name: str) -> None:
+        self.graph, self.places, self.steps, self.cpu, self.devices, self.name = graph, places, steps, cpu, units, name
+        self.memories = (HOST, *(n for n, d in units.items() if d.own_memory and any(s.unit == n for s in steps)))
         self.buffers: list[Buffer] = []
         self.number: dict[object, int] = {}
         self.weights: dict[int, bytes] = {}
-        self.weights_bytes = 0
-        self.stored: dict[tuple[Value, bytes], int] = {}
+        self.weights_bytes = dict.fromkeys(self.memories, 0)
+        self.stored: dict[tuple[str, Value, bytes], int] = {}
         self.c_names: set[str] = set()
 
     def run(self) -> Schedule:
         ports_in = self._ports("input", self.graph.inputs)
         ports_out = self._ports("output", self.graph.outputs)
-        arena, bound = self._arena()
-        calls, plans, kernels = [], dict[str, KernelPlan](), dict[str, Kernel]()
+        arenas = {memory: self._arena(memory) for memory in self.memories}
+        steps, plans, kernels = list[Step](), dict[str, dict[str, KernelPlan]](), dict[str, Kernel]()
+        busy = dict[str, None]()                               # units that may still work in the CPU's memory
         for i, step in enumerate(self.steps):
+            if isinstance(step, Move):
+                steps += [*map(Wait, busy), self._copy(step)]
+                busy.clear()
+                continue
             what = step.planned.plan
-            symbol = kernel_symbol(what, self.isa)
-            plans.setdefault(symbol, what)
+            symbol = kernel_symbol(what, step.isa)
+            plans.setdefault(step.unit, {}).setdefault(symbol, what)
+            cycles = what.cycles * self.cpu.clock_hz / step.isa.clock_hz
             kernels.setdefault(symbol, Kernel(symbol, _kind(step.node, what), what.algo, what.generic, what.macs, what.bytes,
-                                              _scratch_bytes(what), what.cycles, len(what.args)))
-            calls.append(Call(symbol, tuple(self._operands(i, step)), what.tasks, step.node.origin or step.node.op, step.values[0].name,
-                              *_operators(step.node)))
-        program = Program(self.name, tuple(self.buffers), tuple(calls), ports_in, ports_out, kernels, weights_bytes=self.weights_bytes,
-                          arena_bytes=arena, arena_lower_bound=bound, alignment=_ALIGN)
-        return Schedule(program, plans, self.weights)
+                                              _scratch_bytes(what), cycles, len(what.args), step.unit))
+            facts = (symbol, tuple(self._operands(i, step)), what.tasks, step.node.origin or step.node.op, step.values[0].name,
+                     *_operators(step.node))
+            if step.unit == HOST:
+                steps += [*map(Wait, busy), Call(*facts)]
+                busy.clear()
+            else:
+                steps.append(Launch(*facts, step.unit, step.isa.group if isinstance(step.isa, Device) else 1))
+                busy |= {step.unit: None} if step.memory == HOST else {}
+        steps += map(Wait, busy)
+        offsets = self._lay_out_weights()
+        units = tuple(Unit(n, d.driver, arenas.get(n, (0, 0))[0], offsets.get(n, 0), self.weights_bytes.get(n, 0))
+                      for n, d in self.devices.items() if any(isinstance(s, Launch) and s.unit == n for s in steps))
+        program = Program(self.name, tuple(self.buffers), tuple(steps), ports_in, ports_out, kernels,
+                          weights_bytes=sum(self.weights_bytes.values()), arena_bytes=arenas[HOST][0], arena_lower_bound=arenas[HOST][1],
+                          alignment=_ALIGN, units=units)
+        return Schedule(program, plans.get(HOST, {}), self.weights, (), {n: p for n, p in plans.items() if n != HOST})
+
+    def _lay_out_weights(self) -> dict[str, int]:
+        """Where each memory's part of the file of weights begins; the CPU's come first."""
+        begin, at = dict[str, int](), 0
+        for memory, size in self.weights_bytes.items():
+            begin[memory] = at
+            at += size
+        self.buffers = [replace(b, offset=b.offset + begin[b.unit]) if b.region == "weights" else b for b in self.buffers]
+        return begin
+
+    def _copy(self, step: Move) -> Copy:
+        operands = (Operand(self.number[step.root, step.source]), Operand(self.number[step.root, step.target], 0, write=True))
+        return Copy(operands, step.root.tensor.bytes, step.unit, "", step.root.name)
 
     def _ports(self, region: str, values: tuple[Value, ...]) -> tuple[Port, ...]:
         ports = []
@@ -144,7 +183,7 @@ class _Assembly:
                 c_name = f"{base}_{len(self.c_names)}"
             self.c_names.add(c_name)
             number = self._buffer((region, i), Buffer(value.name, "input" if region == "input" else "output", i, value.tensor.bytes))
-            self.number[value] = number
+            self.number[value, HOST] = number
             ports.append(Port(value.name, c_name, value.tensor.dtype, value.dims, number))
         return tuple(ports)
 
@@ -153,62 +192,71 @@ class _Assembly:
         self.buffers.append(buffer)
         return self.number[key]
 
-    def _arena(self) -> tuple[int, int]:
-        """Arena offsets for every storage that is no input, output or weight, and for scratch; (bytes, lower bound)."""
+    def _arena(self, memory: str) -> tuple[int, int]:
+        """Arena offsets for every storage in a memory that is no input, output or weight, and for scratch; (bytes, lower bound)."""
         life: dict[object, list[int]] = {}
         size: dict[object, int] = {}
         logical: dict[object, bool] = {}
         for i, step in enumerate(self.steps):
-            roots = [self.places[v].root for v in step.planned.inputs] + [place.root for place in step.writes]
-            for root in roots:
-                if root not in self.number and root not in self.graph.weights:
-                    life.setdefault(root, [i, i])[1] = i
-                    size[root] = root.tensor.bytes
-                    logical[root] = True
-            if _scratch_bytes(step.planned.plan):
+            for root in self._roots(step, memory):
+                if (root, memory) not in self.number and root not in self.graph.weights:
+                    life.setdefault((root, memory), [i, i])[1] = i
+                    size[root, memory] = root.tensor.bytes
+                    logical[root, memory] = True
+            if isinstance(step, Work) and step.memory == memory and _scratch_bytes(step.planned.plan):
                 life[i], size[i] = [i, i], _scratch_bytes(step.planned.plan)
         keys = list(life)
         lifetimes = [(size[k], life[k][0], life[k][1]) for k in keys]
-        offsets, total = memory.plan(lifetimes, _ALIGN)
-        if total > _TIGHT * memory.lower_bound(lifetimes):      # small tensors: whole cache lines for each would be most of the arena
-            offsets, total = memory.plan(lifetimes, _LEAST_ALIGN)
+        offsets, total = memory_plan.plan(lifetimes, _ALIGN)
+        if memory == HOST and total > _TIGHT * memory_plan.lower_bound(lifetimes):
+            offsets, total = memory_plan.plan(lifetimes, _LEAST_ALIGN)   # small tensors: whole lines for each would be most of the arena
         for key, offset in zip(keys, offsets, strict=True):
-            self._buffer(key, Buffer(key.name if isinstance(key, Value) else f"scratch of step {key}", "arena", offset, size[key]))
-        return total, memory.lower_bound([(size[k], life[k][0], life[k][1]) for k in keys if k in logical])
+            name = key[0].name if isinstance(key, tuple) else f"scratch of step {key}"
+            self._buffer(key, Buffer(name, "arena", offset, size[key], memory))
+        return total, memory_plan.lower_bound([(size[k], life[k][0], life[k][1]) for k in keys if k in logical])
 
-    def _operands(self, i: int, step: _Step) -> list[Operand]:
+    def _roots(self, step: Work | Move, memory: str) -> list[Value]:
+        """The storages in a memory that a step touches."""
+        if isinstance(step, Move):
+            return [step.root] if memory in (step.source, step.target) else []
+        if step.memory != memory:
+            return []
+        return [self.places[v].root for v in step.planned.inputs] + [place.root for place in step.writes]
+
+    def _operands(self, i: int, step: Work) -> list[Operand]:
         what = step.planned.plan
         values, results = iter(step.planned.inputs), zip(step.writes, step.values, strict=True)
         made: list[Operand] = []
         for position, arg in enumerate(what.args):
             if arg.role == "output":
-                made.append(self._operand(*next(results), write=True))
+                made.append(self._operand(*next(results), step.memory, write=True))
             elif arg.role == "scratch":
                 made.append(Operand(self.number[i], 0, write=True))
             else:
                 value = next(values)
                 place = step.views.get(value, self.places[value])
                 if place.root in self.graph.weights:
-                    made.append(self._weight(what, position, value, place))
+                    made.append(self._weight(what, position, value, place, step.memory))
                 else:
-                    made.append(self._operand(place, value, write=False))
+                    made.append(self._operand(place, value, step.memory, write=False))
         return made
 
-    def _operand(self, place: Place, value: Value, *, write: bool) -> Operand:
-        return Operand(self.number[place.root], place.offset * dtype_bits(value.tensor.dtype) // 8, write)
+    def _operand(self, place: Place, value: Value, memory: str, *, write: bool) -> Operand:
+        return Operand(self.number[place.root, memory], place.offset * dtype_bits(value.tensor.dtype) // 8, write)
 
-    def _weight(self, what: KernelPlan, position: int, value: Value, place: Place) -> Operand:
+    def _weight(self, what: KernelPlan, position: int, value: Value, place: Place, memory: str) -> Operand:
         array = self.graph.weights[place.root]
         if what.args[position].role == "weight":
             array = packed(what, position, array)
         data = np.ascontiguousarray(array).tobytes()
         # what merely has the same numbers now is another weight: code must not depend on it
-        number = self.stored.get((place.root, data))
+        number = self.stored.get((memory, place.root, data))
         if number is None:
-            number = self._buffer(("weight", len(self.buffers)), Buffer(value.name, "weights", self.weights_bytes, len(data)))
-            self.stored[place.root, data] = number
+            at = self.weights_bytes[memory]
+            number = self._buffer(("weight", len(self.buffers)), Buffer(value.name, "weights", at, len(data), memory))
+            self.stored[memory, place.root, data] = number
             self.weights[number] = data
-            self.weights_bytes += -(-len(data) // _ALIGN) * _ALIGN
+            self.weights_bytes[memory] += -(-len(data) // _ALIGN) * _ALIGN
         return Operand(number, place.offset * dtype_bits(value.tensor.dtype) // 8)
 
 

@@ -56,15 +56,24 @@ def _pieces(program: Program, weights: Mapping[int, Data]) -> Iterator[Data]:
     yield bytes(program.weights_bytes - at)
 
 
-def assembler(name: str) -> str:
-    """Source of an object that holds the file of weights as the symbol NAME_weights."""
+def assembler(name: str, codes: Mapping[str, str] | None = None) -> str:
+    """Source of an object that holds the file of weights as NAME_weights, and files of code as symbols of their own, ended by a zero."""
+    held = "".join(f"""    .section .rodata.{symbol},"a"
+    .balign 64
+    .globl {symbol}
+{symbol}:
+    .incbin "{file}"
+    .globl {symbol}_end
+{symbol}_end:
+    .byte 0
+""" for symbol, file in (codes or {}).items())
     return f"""/* SPDX-License-Identifier: 0BSD. Puts the weights into the program: assemble this beside {name}.weights.bin. */
     .section .rodata.{name}_weights,"a"
     .balign 64
     .globl {name}_weights
 {name}_weights:
     .incbin "{name}.weights.bin"
-    .section .note.GNU-stack,"",%progbits
+{held}    .section .note.GNU-stack,"",%progbits
 """
 
 

@@ -175,7 +175,7 @@ def _assembler(made: "Built", args: argparse.Namespace, _: Console) -> bytes:
     from edgec.codegen.object import kernel_texts  # noqa: PLC0415
 
     texts = kernel_texts(made.schedule.plans, made.isa, "asm", jobs=args.jobs)
-    origins = {s.kernel: s.origin for s in reversed(made.schedule.program.steps)}
+    origins = {s.kernel: s.origin for s in reversed(made.schedule.program.calls)}
     return "".join(f"# {key}: {origins.get(key, '')}\n{text}\n" for key, text in texts.items()).encode()
 
 

@@ -35,14 +35,14 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def bundle_facts(path: Path) -> dict[str, Any]:
     """The facts of a bundle: sizes, figures, and each kernel in the order in which they run."""
-    from edgec.codegen.manifest import read_manifest  # noqa: PLC0415
+    from edgec.codegen.manifest import calls, read_manifest  # noqa: PLC0415
 
     manifest = read_manifest(path)
     report, sizes = manifest["report"], manifest["sizes"]
-    cycles = sum(manifest["kernels"][s["kernel"]]["cycles"] for s in manifest["steps"])
+    cycles = sum(manifest["kernels"][s["kernel"]]["cycles"] for s in calls(manifest))
     us = report["predicted_ms"] * 1e3 / cycles if cycles else 0.0
     kernels = []
-    for step in manifest["steps"]:
+    for step in calls(manifest):
         k = manifest["kernels"][step["kernel"]]
         kernels.append({"op": step["op"], "fused": step["fused"], "kind": k["kind"], "origin": step["origin"], "algo": k["algo"],
                         "generic": k["generic"], "predicted_us": k["cycles"] * us, "macs": k["macs"], "bytes": k["bytes"],
@@ -106,7 +106,7 @@ def model_facts(args: argparse.Namespace) -> dict[str, Any]:
     from edgec.build import report  # noqa: PLC0415
 
     program = made.schedule.program
-    generic = [s.origin for s in program.steps if program.kernels[s.kernel].generic]
+    generic = [s.origin for s in program.calls if program.kernels[s.kernel].generic]
     return facts | {k: v for k, v in report(made).items() if k in facts} | {"generic": generic, "notes": [*notes, *made.context.notes]}
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from edgec.ir.graph import Array, Node, Value
 from edgec.ir.layout import View
 from edgec.ir.types import Tensor
-from edgec.isa import Isa
+from edgec.isa import Device, Isa
 from edgec.kernels import contract, pad, plan_contract, plan_gather, plan_generic, plan_map, plan_reduce, plan_resize, plan_window, window
 from edgec.kernels.base import KernelPlan, Operands, Planned
 from edgec.kernels.region import Region, region
@@ -34,11 +34,20 @@ def plan(node: Node, isa: Isa, operands: Operands) -> Planned | str:
     """A kernel for a node (fused or not), or the reason why there is none; TVM's for a plain node that no kernel of our own takes."""
     if reason := unknown(node):
         return reason
+    if isinstance(isa, Device):
+        return f"no kernel is written for a unit that is driven through {isa.driver}"
     made = _own(node, isa, operands)
     if not isinstance(made, str) or node.op not in plan_generic.TABLE:
         return made
     generic = plan_generic.generic(node, isa, operands)
     return f"{made}; through TVM: {generic}" if isinstance(generic, str) else generic
+
+
+def copy(source: Value, read: View, write: View, isa: Isa) -> Planned | str:
+    """A kernel that moves elements from one place and layout to another, or the reason why there is none."""
+    if isinstance(isa, Device):
+        return f"no copy is written for a unit that is driven through {isa.driver}"
+    return plan_map.copy(source, read, write, isa)
 
 
 def why_generic(node: Node, isa: Isa, operands: Operands) -> str | None:
@@ -67,4 +76,4 @@ def packed(plan: KernelPlan, arg: int, array: Array) -> Array:
     return array.reshape(-1)
 
 
-__all__ = ["Isa", "Operands", "Planned", "Value", "View", "packed", "plan", "unknown", "why_generic"]
+__all__ = ["Isa", "Operands", "Planned", "Value", "View", "copy", "packed", "plan", "unknown", "why_generic"]

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
+from edgec.codegen.manifest import calls
 from edgec.report.pictures import arena, flow
 from edgec.report.style import CSS, SORT
 
@@ -46,7 +47,7 @@ def page(manifest: Manifest) -> str:
 
 def _cards(m: Manifest) -> Iterator[str]:
     report, sizes = m["report"], m["sizes"]
-    generic = sum(m["kernels"][s["kernel"]]["generic"] for s in m["steps"])
+    generic = sum(m["kernels"][s["kernel"]]["generic"] for s in calls(m))
     bound = sizes["arena_lower_bound"]
     energy = report.get("energy")
     yield _card(f"{report['predicted_ms']:.3f} ms", "predicted on one core")
@@ -71,10 +72,12 @@ def _ports(m: Manifest) -> Iterator[list[Cell]]:
 
 
 def _kernels(m: Manifest) -> str:
-    cycles = sum(m["kernels"][s["kernel"]]["cycles"] for s in m["steps"])
+    cycles = sum(m["kernels"][s["kernel"]]["cycles"] for s in calls(m))
     us = m["report"]["predicted_ms"] * 1e3 / cycles if cycles else 0.0
     rows, most = [], max((k["cycles"] for k in m["kernels"].values()), default=0.0)
     for i, step in enumerate(m["steps"]):
+        if "kernel" not in step:
+            continue
         k = m["kernels"][step["kernel"]]
         share = k["cycles"] / cycles if cycles else 0.0
         rate = k["macs"] / (k["cycles"] * us) / 1e3 if k["cycles"] else 0.0

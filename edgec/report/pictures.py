@@ -57,9 +57,13 @@ def lifetimes(manifest: Manifest) -> dict[int, tuple[int, int]]:
     """The first and last step that touch each buffer of the arena, by its number."""
     life: dict[int, tuple[int, int]] = {}
     for i, step in enumerate(manifest["steps"]):
-        for number in (o["buffer"] for o in step["operands"] if manifest["buffers"][o["buffer"]]["region"] == "arena"):
+        for number in (o["buffer"] for o in step["operands"] if _in_arena(manifest["buffers"][o["buffer"]])):
             life[number] = (life.get(number, (i, i))[0], i)
     return life
+
+
+def _in_arena(buffer: Mapping[str, Any]) -> bool:
+    return bool(buffer["region"] == "arena" and buffer["unit"] == "cpu")
 
 
 def edges(manifest: Manifest) -> list[tuple[int, int]]:
@@ -128,10 +132,16 @@ def _box(manifest: Manifest, node: int, x: float, y: float) -> str:
         more = f"the input {head}"
     else:
         step = manifest["steps"][node]
+        if "kernel" not in step:
+            return _two_lines("port", f"step {node}", f"{step['step']} {step['unit']}", f"{node}: {step['result']}", x, y)
         kernel = manifest["kernels"][step["kernel"]]
         head, below, style = "+".join([step["op"], *step["fused"]]), f"{node}: {kernel['algo']}", "node"
         more = f"step {node}: {head}\n{step['origin']}\nmakes {step['result']}, {kernel['algo']}, {kernel['macs']} multiply-accumulates"
         style += " generic" if kernel["generic"] else ""
+    return _two_lines(style, more, head, below, x, y)
+
+
+def _two_lines(style: str, more: str, head: str, below: str, x: float, y: float) -> str:
     return (f'<g class="{style}"><title>{escape(more)}</title><rect x="{x - _BOX / 2:.1f}" y="{y}" width="{_BOX}" height="{_TALL}" rx="6"/>'
             f'<text x="{x:.1f}" y="{y + 14}" text-anchor="middle">{escape(_short(head))}</text>'
             f'<text class="soft" x="{x:.1f}" y="{y + 28}" text-anchor="middle">{escape(_short(below))}</text></g>')

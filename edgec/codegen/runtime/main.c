@@ -10,7 +10,7 @@
 
 #include "@NAME@.h"
 #include "edgec_rt.h"
-
+@INCLUDE_UNITS@
 static const struct {
   const char* name;
   size_t bytes;
@@ -50,7 +50,7 @@ int main(int argc, char** argv) {
   int threads = 1, runs = 1, i, at = 1;
   @NAME@_args args = {0};
   edgec_rt* rt;
-  for (; at + 1 < argc && argv[at][0] == '-'; at += 2) {
+@DECLARE_UNITS@  for (; at + 1 < argc && argv[at][0] == '-'; at += 2) {
     if (strcmp(argv[at], "-t") == 0) threads = atoi(argv[at + 1]);
     else if (strcmp(argv[at], "-n") == 0) runs = atoi(argv[at + 1]);
     else stop(argv[at], "is not an option; there are -t THREADS and -n RUNS");
@@ -76,10 +76,10 @@ int main(int argc, char** argv) {
   args.rt = rt;
   i = @NAME@_prepare(args.weights, args.prepared);
   if (i != 0) stop("@NAME@_prepare", @NAME@_strerror(i));
-  for (; runs > 0; runs--) {
+@OPEN_UNITS@  for (; runs > 0; runs--) {
     double start = now();
     i = @NAME@_run_args(&args);
-    if (i != 0) stop("@NAME@_run_args", @NAME@_strerror(i));
+@EXPLAIN_UNITS@    if (i != 0) stop("@NAME@_run_args", @NAME@_strerror(i));
     printf("%.3f ms\n", now() - start);
   }
   for (i = 0; i < OUTPUTS && at < argc; i++) move(argv[at++], out[i], out_ports[i].bytes, 1);
@@ -89,5 +89,5 @@ int main(int argc, char** argv) {
   free(args.arena);
   free(args.state);
   edgec_rt_destroy(rt);
-  return 0;
+@CLOSE_UNITS@  return 0;
 }

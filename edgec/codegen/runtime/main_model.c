@@ -9,7 +9,7 @@ typedef struct frame {
   char* state;
   const void* const* in;
   void* const* out;
-} frame;
+@FRAME_UNITS@} frame;
 
 @KERNELS@
 
@@ -30,7 +30,7 @@ const edgec_info @NAME@_info = {
   @ALIGNMENT@, @IN_COUNT@, @OUT_COUNT@, @STEP_COUNT@
 };
 
-static int32_t check_weights(const void* weights) {
+@UNITS@static int32_t check_weights(const void* weights) {
   size_t i;
   if (weights == NULL) return @NAME@_NULL_ARG;
   if ((uintptr_t)weights % @ALIGNMENT@ != 0) return @NAME@_ALIGN;
@@ -69,7 +69,7 @@ int32_t @NAME@_run_args(const @NAME@_args* a) {
   if ((code = check_memory(a->arena, @ARENA_BYTES@)) != 0) return code;
   if ((code = check_memory(a->state, @STATE_BYTES@)) != 0) return code;
   if ((code = check_ports(a)) != 0) return code;
-  if (a->first_step > @STEP_COUNT@ || a->step_count > @STEP_COUNT@ - a->first_step) return @NAME@_STEP;
+@CHECK_UNITS@  if (a->first_step > @STEP_COUNT@ || a->step_count > @STEP_COUNT@ - a->first_step) return @NAME@_STEP;
 
   f.weights = (const char*)a->weights + 64;
   f.prepared = (char*)a->prepared;
@@ -77,7 +77,7 @@ int32_t @NAME@_run_args(const @NAME@_args* a) {
   f.state = (char*)a->state;
   f.in = a->in;
   f.out = a->out;
-  end = a->step_count != 0 ? a->first_step + a->step_count : @STEP_COUNT@;
+@BIND_UNITS@  end = a->step_count != 0 ? a->first_step + a->step_count : @STEP_COUNT@;
   for (i = a->first_step; i < end; i++) {
     if (a->rt != NULL && steps[i].tasks > 1)
       code = a->rt->parallel_for(a->rt->ctx, steps[i].run, &f, steps[i].tasks);

@@ -15,7 +15,7 @@ extern "C" {
 #endif
 
 @ABI@
-#define @NAME@_WEIGHTS_BYTES @WEIGHTS_BYTES@ /* of @NAME@.weights.bin */
+@DEVICE_ABI@#define @NAME@_WEIGHTS_BYTES @WEIGHTS_BYTES@ /* of @NAME@.weights.bin */
 #define @NAME@_PREPARED_BYTES @PREPARED_BYTES@
 #define @NAME@_ARENA_BYTES @ARENA_BYTES@
 #define @NAME@_STATE_BYTES @STATE_BYTES@
@@ -41,7 +41,7 @@ typedef struct @NAME@_args {
   uint32_t level, flags;    /* 0 */
   uint32_t first_step;      /* for debugging: begin at this step of the schedule, */
   uint32_t step_count;      /* and run so many; 0 means all that follow */
-} @NAME@_args;
+@ARGS_UNITS@} @NAME@_args;
 
 /* Runs the model: 0, or an error code. It asks for the processor's instructions only where that takes no time: elsewhere
    call @NAME@_prepare or @NAME@_check_cpu once before. */
@@ -57,12 +57,12 @@ const char* @NAME@_strerror(int32_t code);
 int32_t @NAME@_check_cpu(const char** missing);
 
 extern const edgec_info @NAME@_info;
-
+@DECLARE_UNITS@
 /* The weights, when @NAME@_weights.S is part of the program. */
 extern const unsigned char @NAME@_weights[];
 
 /* Runs the model with the given weights; `rt` may be NULL. */
-static inline int32_t @NAME@_run_with(const void* weights, const edgec_rt* rt, @PARAMETERS@) {
+static inline int32_t @NAME@_run_with(const void* weights, const edgec_rt* rt, @PARAMETER_UNITS@@PARAMETERS@) {
   const void* in[@IN_COUNT@];
   void* out[@OUT_COUNT@];
   @NAME@_args args;
@@ -82,12 +82,12 @@ static inline int32_t @NAME@_run_with(const void* weights, const edgec_rt* rt, @
   args.flags = 0;
   args.first_step = 0;
   args.step_count = 0;
-  return @NAME@_run_args(&args);
+@ASSIGN_UNITS@  return @NAME@_run_args(&args);
 }
 
 /* Runs the model in this thread with the weights that are part of the program (@NAME@_weights.S). */
-static inline int32_t @NAME@_run(@PARAMETERS@) {
-  return @NAME@_run_with(@NAME@_weights, NULL, @ARGUMENTS@);
+static inline int32_t @NAME@_run(@PARAMETER_UNITS@@PARAMETERS@) {
+  return @NAME@_run_with(@NAME@_weights, NULL, @ARGUMENT_UNITS@@ARGUMENTS@);
 }
 
 #ifdef __cplusplus

@@ -18,13 +18,15 @@ import ctypes
 import hashlib
 import json
 import platform
+import runpy
 import sys
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-SCHEMA, ABI = 1, 1
+SCHEMA, ABI = 2, 1
 DTYPES: dict[str, Any] = {"f16": np.float16, "f32": np.float32, "f64": np.float64, "bool": np.bool_, "bf16": np.uint16,
                           "i8": np.int8, "i16": np.int16, "i32": np.int32, "i64": np.int64,
                           "u8": np.uint8, "u16": np.uint16, "u32": np.uint32, "u64": np.uint64}
@@ -35,7 +37,8 @@ class Args(ctypes.Structure):
 
     _fields_ = ([(n, ctypes.c_uint32) for n in ("size", "abi")]
                 + [(n, ctypes.c_void_p) for n in ("weights", "prepared", "arena", "state", "ins", "outs", "in_dims", "out_dims", "rt")]
-                + [(n, ctypes.c_uint32) for n in ("level", "flags", "first_step", "step_count")])
+                + [(n, ctypes.c_uint32) for n in ("level", "flags", "first_step", "step_count")]
+                + [("devices", ctypes.c_void_p)])
 
 
 class Model:
@@ -45,21 +48,16 @@ class Model:
         """Load the bundle in folder `path`, or the one that this file is part of. RuntimeError when it cannot run here."""
         folder = Path(path).resolve() if path else Path(__file__).resolve().parent
         facts = manifest(folder / "manifest.json")
-        machine = facts["requires"]["machine"]
-        if machine != platform.machine():
+        if (machine := facts["requires"]["machine"]) != platform.machine():
             raise RuntimeError(f"this model is for {machine} and this machine is {platform.machine()}")
         self.inputs, self.outputs, self._sizes = facts["inputs"], facts["outputs"], facts["sizes"]
         name, digests = facts["c_name"], facts["files"]
         for libm in ("libm.so.6", "libm.so"):  # some kernels use its functions
-            try:
+            with suppress(OSError):
                 ctypes.CDLL(libm, mode=ctypes.RTLD_GLOBAL)
-            except OSError:
-                continue
-            break
         library = load(folder / f"lib{name}.so", digests)
         self._run, self._strerror = library[f"{name}_run_args"], library[f"{name}_strerror"]
-        self._strerror.restype = ctypes.c_char_p
-        missing = ctypes.c_char_p()
+        self._strerror.restype, missing = ctypes.c_char_p, ctypes.c_char_p()
         if library[f"{name}_check_cpu"](ctypes.byref(missing)):
             raise RuntimeError(f"this processor lacks {(missing.value or b'?').decode()}, which the model needs")
         weights = folder / f"{name}.weights.bin"
@@ -69,6 +67,11 @@ class Model:
             file.readinto(self._weights.data)
         self._prepared, self._state = self._memory(self._sizes["prepared_bytes"]), self._memory(self._sizes["state_bytes"])
         self._check(library[f"{name}_prepare"](*(ctypes.c_void_p(pointer(m)) for m in (self._weights, self._prepared))))
+        self._units: Any = None
+        if facts.get("units"):
+            check(folder / "units.py", digests)
+            made = runpy.run_path(str(folder / "units.py"))["Units"]
+            self._units = made(folder, facts, library, self._weights.ctypes.data, lambda file: load(file, digests))
         self._rt = None
         if threads > 1:
             pool = load(folder / "libedgec_rt.so", digests)
@@ -86,7 +89,7 @@ class Model:
 
     def _check(self, code: int) -> None:
         if code:
-            raise RuntimeError(self._strerror(ctypes.c_int32(code)).decode())
+            raise RuntimeError(self._strerror(ctypes.c_int32(code)).decode() + (f" ({self._units.error()})" if self._units else ""))
 
     def run(self, feeds: Any) -> dict[str, np.ndarray[Any, Any]]:
         """Run on arrays by name, or on one array when there is one input; return the outputs by name."""
@@ -107,7 +110,8 @@ class Model:
         args = Args(size=ctypes.sizeof(Args), abi=ABI, weights=pointer(self._weights), prepared=pointer(self._prepared),
                     arena=pointer(arena), state=pointer(self._state), rt=self._rt,
                     ins=ctypes.addressof(in_pointers), outs=ctypes.addressof(out_pointers))
-        self._check(self._run(ctypes.byref(args)))
+        with self._units or nullcontext() as args.devices:  # a device serves one run at a time
+            self._check(self._run(ctypes.byref(args)))
         return {port["name"]: array for port, array in zip(self.outputs, outs)}
 
 

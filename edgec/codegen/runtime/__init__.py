@@ -1,0 +1,1 @@
+"""Files of a bundle: templates of C, and Python that also runs here."""
