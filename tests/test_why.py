@@ -57,7 +57,7 @@ def test_times_and_places_are_those_of_the_build() -> None:
     kernels = {k.step: k for t in told for k in t.kernels}
     assert sum(k.share for k in kernels.values()) == pytest.approx(1)
     assert sum(k.predicted_us for k in kernels.values()) == pytest.approx(told[0].total_us)
-    for i, step in enumerate(made.schedule.program.steps):
+    for i, step in enumerate(made.schedule.program.calls):
         assert (kernels[i].symbol, kernels[i].tasks) == (made.schedule.program.kernels[step.kernel].symbol, step.tasks)
 
 
