@@ -120,9 +120,9 @@ class Gpu(Device):
             return unit.facts[name]
 
         clock, language = float(need("clock")), need("language")
-        bandwidth = next((m["bandwidth"] for n in (unit.name, "dram") if "bandwidth" in (m := target.memories.get(n, {}))), 0)
+        bandwidth = float(need("bandwidth"))
         return cls(
-            triple=language, mcpu=str(unit.facts.get("mcpu", "")), mattr=(), lanes=4, registers=int(known.get("registers", 64)),
+            triple=language, mcpu=str(unit.facts.get("arch", "")), mattr=(), lanes=4, registers=int(known.get("registers", 64)),
             broadcast="memory", fma_ports=1, fma_latency=1, load_ports=1, l1_bytes=0, l2_bytes=0, l3_bytes=0, line_bytes=64,
             dram_bytes_per_cycle=bandwidth / clock, l2_bytes_per_cycle=bandwidth / clock, clock_hz=clock,
             driver=language, group=int(unit.facts.get("group", 64)), macs_per_cycle=float(need("macs_per_cycle")),
@@ -131,7 +131,7 @@ class Gpu(Device):
 
 def devices(target: "Target") -> Mapping[str, Device]:
     """Collect the facts of a target's units beside the CPU for which edgec can make kernels, by name."""
-    return {u.name: Gpu.of(u, target) for u in target.units.values() if u.kind == "gpu"}
+    return {u.name: Gpu.of(u, target) for u in target.units.values() if u.kind == "gpu" and "language" in u.facts}
 
 
 

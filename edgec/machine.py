@@ -54,6 +54,8 @@ FACTS: Mapping[Scope, Mapping[str, Fact]] = MappingProxyType({
         "macs_per_cycle": Fact("number", "multiply-accumulates of the whole unit in a cycle"),
         "int8_dot": Fact("flag", "whether one instruction adds four products of bytes"),
         "language": Fact("text", "what the kernels of a GPU are written in", choices=("opencl", "cuda")),
+        "arch": Fact("text", "the maker's name of what a unit runs, such as sm_87 (CUDA)"),
+        "efficiency": Fact("number", "the share of its peak that kernels reach"),
         "group": Fact("count", "work items of a GPU that are started together"),
         "local": Fact("number", "memory that a group of work items shares, where that is faster than a cache", "B"),
         "launch": Fact("number", "what starting a kernel on this unit costs", "cycles"),
