@@ -1,5 +1,6 @@
 """Run a bundle that is for another processor: link an executable around it and start that under qemu."""
 
+import json
 import os
 import shutil
 import struct
@@ -18,9 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from edgec.codegen.manifest import ERRORS
-from edgec.errors import DeviceError, ToolMissing
+from edgec.errors import DeviceError, ToolMissing, UsageError
 
 Array = npt.NDArray[Any]
+_SYSTEM = ("-display", "none", "-monitor", "none", "-serial", "null", "-semihosting-config", "enable=on,target=native")
+_INSTALL = "apt-get install qemu-system-arm gcc-arm-none-eabi libnewlib-arm-none-eabi"
 _WHAT_BYTES = 64  # of the feature's name that the runner sends
 
 
@@ -39,18 +42,48 @@ def _cpus(qemu: str) -> frozenset[str]:
     return frozenset(subprocess.run([qemu, "-cpu", "help"], capture_output=True, text=True, check=False).stdout.split())
 
 
+@dataclass(frozen=True)
+class Board:
+    """An emulated microcontroller: the command, and where it has memory, as (address, bytes)."""
+
+    command: list[str]
+    code: tuple[str, str]
+    data: tuple[str, str]
+
+
+def board(path: Path, manifest: Mapping[str, Any], threads: int) -> Board:
+    """The emulator that a bundle's target names; DeviceError when it names none, ToolMissing when that is not here."""
+    from edgec.target import from_text  # noqa: PLC0415 - not needed by bundles for this machine
+
+    target = from_text(manifest["target"]["text"], name=manifest["target"]["name"]) if manifest["target"]["text"] else None
+    memory = [tuple(place.split()) for place in target.facts.get("emulator_memory", ())] if target else []
+    if target is None or not target.emulator or [len(place) for place in memory] != [2, 2]:
+        raise DeviceError(f"{path} is for {manifest['target']['triple']}, which has no operating system to run it under, "
+                          "and its target names no emulator")
+    if threads > 1:
+        raise UsageError(f"{path} is for {target.name}, which has no operating system and so no threads: {threads} are too many")
+    words = os.environ.get("EDGEC_EMULATOR", "").split() or list(target.emulator)
+    found = shutil.which(words[0])
+    if not found:
+        raise ToolMissing(f"this bundle is for {target.name}, and {words[0]} is not here to run it", _INSTALL)
+    return Board([found, *words[1:]], *memory)
+
+
 class EmulatedDevice:
     """A process under an emulator that holds the model; runs take turns."""
 
     def __init__(self, path: Path, manifest: Mapping[str, Any], threads: int) -> None:
         self._lock = threading.Lock()
-        emulator = command(manifest["requires"]["machine"], manifest["target"]["cpu"])
+        machine = None if "linux" in manifest["target"]["triple"] else board(path, manifest, threads)
+        emulator = machine.command if machine else command(manifest["requires"]["machine"], manifest["target"]["cpu"])
         self.description = " ".join([Path(emulator[0]).name, *emulator[1:]])
+        weights = path.absolute() / f"{manifest['c_name']}.weights.bin"
         with tempfile.TemporaryDirectory(prefix="edgec-") as folder:
-            program = _link(path, manifest, Path(folder), threads)
-            self._process = subprocess.Popen(
-                [*emulator, str(program), str(path / f"{manifest['c_name']}.weights.bin"), str(threads)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            if machine:
+                start = [*_SYSTEM, "-kernel", str(_link_bare(path, manifest, Path(folder), machine, weights))]
+            else:
+                start = [str(_link(path, manifest, Path(folder), threads)), str(weights), str(threads)]
+            self._process = subprocess.Popen([*emulator, *start], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             weakref.finalize(self, _end, self._process)
             code, what = struct.unpack(f"<i{_WHAT_BYTES}s", self._get(4 + _WHAT_BYTES))
         if code:
@@ -150,4 +183,22 @@ def _link(path: Path, manifest: Mapping[str, Any], folder: Path, threads: int) -
     else:
         (folder / "start.h").write_text(c_source.fill("start.h", {}))
         chain.link_freestanding(["runner.c", f"{name}.o"], folder, "runner", "-O1", "-std=gnu11")
+    return folder / "runner"
+
+
+def _link_bare(path: Path, manifest: Mapping[str, Any], folder: Path, machine: Board, weights: Path) -> Path:
+    """A program for a microcontroller that holds the model's code and answers requests."""
+    from edgec.codegen import c_source, toolchain  # noqa: PLC0415 - not needed by bundles for this machine
+
+    name = manifest["c_name"]
+    chain = toolchain.find(manifest["target"]["triple"])
+    if chain.kind != "gcc" and not set(manifest["imports"]) <= {"memcpy", "memmove", "memset"}:
+        raise ToolMissing(f"this bundle needs {', '.join(manifest['imports'])} of a C library for {chain.triple}, which is not here", _INSTALL)
+    for file in (f"{name}.o", f"{name}.h"):
+        shutil.copyfile(path / file, folder / file)
+    (folder / "runner.c").write_text(c_source.runner(name, manifest["inputs"], manifest["outputs"]))
+    (folder / "start.h").write_text(c_source.fill("start_m.h", {"WEIGHTS": json.dumps(str(weights))}))
+    places = {"CODE": machine.code[0], "CODE_BYTES": machine.code[1], "DATA": machine.data[0], "DATA_BYTES": machine.data[1]}
+    (folder / "board.ld").write_text(c_source.fill("board.ld", places))
+    chain.link_bare(["runner.c", f"{name}.o"], folder, "runner", "board.ld", "-O1", "-std=gnu11")
     return folder / "runner"

@@ -41,14 +41,19 @@ FACTS: Mapping[Scope, Mapping[str, Fact]] = MappingProxyType({
         "aliases": Fact("texts", "further names of this target; not inherited"),
         "detect": Fact("texts", "lines of /proc/cpuinfo, `key: value`, by which `--target host` knows this machine; not inherited"),
         "emulator": Fact("texts", "the command that runs a program for this machine elsewhere"),
+        "emulator_memory": Fact("texts", "where the emulated board of a microcontroller has memory, `address bytes`: for code, for the rest"),
     },
     "unit": {
         **_MACHINE,
         "vector": Fact("count", "width of a vector register", "B"),
         "registers": Fact("count", "vector registers"),
+        "core_registers": Fact("count", "registers for integers that a scalar core has besides"),
+        "fpu": Fact("flag", "whether instructions compute f32 (yes, unless said)"),
         "broadcast": Fact("text", "how a scalar meets a vector: from memory, or as a lane of another register", choices=("memory", "lane")),
         "fma_ports": Fact("count", "vector multiply-accumulates started in a cycle"),
+        "fma_cycles": Fact("count", "how long a vector multiply-accumulate keeps its port busy (1 unless said)", "cycles"),
         "fma_latency": Fact("count", "from one multiply-accumulate to the next on the same accumulator", "cycles"),
+        "issue": Fact("count", "instructions of all kinds started in a cycle, where that is what limits a core"),
         "load_ports": Fact("count", "vector loads started in a cycle"),
         "fma_per_cycle": Fact("number", "f32 multiply-accumulates of one core in a cycle"),
         "macs_per_cycle": Fact("number", "multiply-accumulates of the whole unit in a cycle"),
@@ -72,6 +77,7 @@ FACTS: Mapping[Scope, Mapping[str, Fact]] = MappingProxyType({
         "bytes_per_cycle": Fact("number", "what one core reads in a cycle", "B/cycle"),
         "bandwidth": Fact("number", "what one core reads in a second", "B/s"),
         "shared": Fact("count", "cores that share one of it"),
+        "holds": Fact("texts", "what of a bundle lies here: code, weights, arena, state, prepared, inputs, outputs"),
     },
 })
 """The facts that edgec reads, by where they stand. A target may say more, for its own conditions and costs."""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from edgec.codegen.manifest import check_files, read_manifest
 from edgec.emulator import EmulatedDevice
-from edgec.errors import BadInput, DeviceError, UsageError
+from edgec.errors import BadInput, UsageError
 from edgec.ir.types import numpy_dtype
 from edgec.native import NativeDevice
 
@@ -162,9 +162,7 @@ def load(path: str | os.PathLike[str], *, threads: int = 1, poison: bool = False
     place = Path(path)
     manifest = read_manifest(place)
     check_files(place, manifest)
-    if "linux" not in manifest["target"]["triple"]:
-        raise DeviceError(f"{place} is for {manifest['target']['triple']}, which has no operating system to run it under")
-    if manifest["requires"]["machine"] == platform.machine():
+    if manifest["requires"]["machine"] == platform.machine() and "linux" in manifest["target"]["triple"]:
         return Session(place, manifest, NativeDevice(place, manifest, threads), poison=poison)
     if manifest.get("units"):
         names = " and ".join(f"{u['name']} ({u['driver']})" for u in manifest["units"])

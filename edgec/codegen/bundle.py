@@ -183,7 +183,7 @@ def _object(
         parts.append(elf.rename(part, {own[0]: function}))
     public = [f"{name}_{p}" for p in ("run_args", "prepare", "strerror", "check_cpu", "info", *(["units"] if program.units else ()))]
     merged = elf.merge(parts, public, name)
-    if foreign := sorted(set(merged.imports) - kernels.ALLOWED - _SYSTEM):
+    if foreign := kernels.foreign(set(merged.imports) - _SYSTEM, chain.triple):
         raise EdgecError(f"the code of {name} needs {', '.join(foreign)}, which no device has")
     return merged
 

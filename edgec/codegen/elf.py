@@ -16,6 +16,7 @@ _ALLOC, _INFO_LINK, _LINK_ORDER, _IN_GROUP, _EXCLUDE = 0x2, 0x40, 0x80, 0x200, 0
 _UNDEFINED, _ABSOLUTE, _LAST_PLAIN = 0, 0xFFF1, 0xFF00
 _LOCAL, _GLOBAL, _WEAK = 0, 1, 2
 _SECTION, _FILE = 3, 4
+_ARM, _ARM_FLOAT_ABI = 40, 0x600
 _DROPPED = (".debug", ".comment", ".note", ".eh_frame", ".llvm", ".ARM.exidx", ".ARM.extab", ".zdebug")
 
 
@@ -185,6 +186,8 @@ def _read(data: bytes, what: str) -> Elf:
         if r[2] & _LINK_ORDER:
             raise EdgecError(f"{what} has the linked section {names[i]}, which cannot be merged here")
         sections.append(Section(names[i], r[1], r[2] & ~_IN_GROUP, r[8], r[9], r[5], body[i], tuple(fixes), explicit))
+    if machine == _ARM:                                        # how floats are passed stands in the attributes; not all compilers say it here
+        flags &= ~_ARM_FLOAT_ABI
     return Elf((data[4], data[5], data[7], machine, flags), tuple(sections), tuple(symbols))
 
 

@@ -8,11 +8,12 @@ import atexit
 import hashlib
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from functools import cache
@@ -33,6 +34,8 @@ LIBM = frozenset(f"{name}{kind}" for kind in ("", "f") for name in _LIBM.split()
 MEMORY = frozenset({"memcpy", "memmove", "memset"})
 ALLOWED = LIBM | MEMORY
 """The only names that a kernel may leave for others to define."""
+_ROUTINES = re.compile(r"__aeabi_\w+|__\w*[shd]f\d?|__(?:u?(?:div|mod|divmod)|mul|ashl|ashr|lshr|clz)[sd]i[234]")
+"""What a compiler calls where there is no instruction, on 32-bit Arm: Run-time ABI for the Arm Architecture, and its names in GCC."""
 
 _HEADER = b"edgec kernel cache 1\n"
 _LOG = 4000  # characters of what a process printed before it died
@@ -82,7 +85,7 @@ def compile_kernels(  # noqa: PLR0913 - a build has this much to decide
             error = EdgecError(f"the kernel of {origin} cannot be compiled for {isa.mcpu}: {answer.error}; its plan is {plan}")
             error.add_note(answer.details)
             raise error
-        check_object(answer.data, symbol, origin)
+        check_object(answer.data, symbol, origin, isa.triple)
         store.put(_identity(symbol, plan, isa, emitter), answer.data)
         for key in keys:
             done[key] = answer.data
@@ -133,13 +136,19 @@ def _cpu_features(triple: str, mcpu: str, mattr: tuple[str, ...], isa: Isa) -> t
     return _KNOWN_FEATURES[key]
 
 
-def check_object(data: bytes, symbol: str, origin: str) -> None:
+def foreign(names: Iterable[str], triple: str) -> list[str]:
+    """Those names that a device may not have. The routines of its compiler come with every tool chain for a 32-bit Arm."""
+    arm = triple.startswith(("thumb", "arm"))
+    return sorted(n for n in set(names) - ALLOWED if not (arm and _ROUTINES.fullmatch(n)))
+
+
+def check_object(data: bytes, symbol: str, origin: str, triple: str = "") -> None:
     """Check that a kernel's object defines its function and leaves nothing undefined that a device may not have."""
     file = elf.read(data, f"the kernel of {origin}")
     if symbol not in file.exports:
         raise EdgecError(f"the kernel of {origin} defines {', '.join(file.exports)} instead of {symbol}")
-    if foreign := sorted(set(file.imports) - set(file.exports) - ALLOWED):
-        raise EdgecError(f"the kernel of {origin} needs {', '.join(foreign)}, which no device has")
+    if strange := foreign(set(file.imports) - set(file.exports), triple):
+        raise EdgecError(f"the kernel of {origin} needs {', '.join(strange)}, which no device has")
 
 
 def _versions() -> tuple[str, str]:

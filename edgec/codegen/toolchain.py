@@ -23,6 +23,9 @@ PLAIN = ("-fPIC", "-fno-ident", "-fno-stack-protector", "-fno-asynchronous-unwin
          "-U_FORTIFY_SOURCE", "-fcf-protection=none")
 """Flags for code that must not depend on how a distribution set up its compiler."""
 
+_PROFILES = {"thumbv7m": ("armv7-m", "cortex_m3"), "thumbv7em": ("armv7e-m", "cortex_m4"), "thumbv8m.main": ("armv8-m.main", "cortex_m33"),
+             "thumbv8.1m.main": ("armv8.1-m.main+mve", "cortex_m55")}
+"""Microcontrollers of Arm by the first part of their triple: the architecture in GCC's words, and a core in zig's."""
 _PROBE = """#include <pthread.h>
 #include <stdint.h>
 int main(void) { return pthread_equal(pthread_self(), pthread_self()) != 0; }
@@ -47,6 +50,8 @@ class ToolChain:
     def flags(self) -> tuple[str, ...]:
         """PLAIN as far as this compiler and architecture know it."""
         known = PLAIN if self.triple.startswith(("x86_64", "i686")) else PLAIN[:-1]
+        if not is_hosted(self.triple):
+            known = known[1:]                          # without a loader addresses are known, and tables of them may lie in flash
         if self.triple.startswith("aarch64"):
             known = (*known, "-mno-outline-atomics")   # else atomics are calls into the compiler's library, which a bundle does not bring
         return known if self.kind == "gcc" else (*known, "-fno-sanitize=all")
@@ -71,6 +76,12 @@ class ToolChain:
         """Compile and link a static executable."""
         target = self.command if self.kind != "zig" else tuple(w.replace("-gnu.2.17", "-musl") for w in self.command)
         run([*target, *self.flags, *self.static, *flags, *sources, "-o", output, "-lm"], f"linking {output}", folder)
+
+    def link_bare(self, sources: Sequence[str], folder: Path, output: str, script: str, *flags: str) -> None:
+        """Compile and link a program for a processor without an operating system; `script` says where its memory is."""
+        libraries = ("-lm", "-lc", "-lgcc") if self.kind == "gcc" else ()
+        run([*self.command, *self.flags, "-ffreestanding", "-nostdlib", "-static", f"-Wl,-T,{script}", *flags, *sources, "-o", output,
+             *libraries], f"linking {output}", folder)
 
     def link_freestanding(self, sources: Sequence[str], folder: Path, output: str, *flags: str) -> None:
         """Compile and link a static executable that uses no library and brings its own _start."""
@@ -106,6 +117,11 @@ def _zig_cache() -> str:
         return folder.name
 
 
+def is_hosted(triple: str) -> bool:
+    """Whether there is an operating system, which loads libraries and has threads."""
+    return "linux" in triple
+
+
 def gnu_triple(triple: str) -> str:
     """The name that compilers of a Linux distribution carry: x86_64-linux-gnu of x86_64-pc-linux-gnu."""
     parts = triple.split("-")
@@ -131,6 +147,9 @@ def _candidates(triple: str, cc: str | None) -> Iterable[ToolChain]:
     gnu = gnu_triple(triple)
     if found := shutil.which(f"{gnu}-gcc"):
         yield ToolChain("gcc", triple, (found,))
+    if (profile := _PROFILES.get(machine(triple))) and (found := shutil.which("arm-none-eabi-gcc")):
+        hard = triple.endswith("hf")
+        yield ToolChain("gcc", triple, (found, "-mthumb", f"-march={profile[0]}{'+fp' * hard}", f"-mfloat-abi={'hard' if hard else 'soft'}"))
     if is_host(triple):
         for name, kind in (("gcc", "gcc"), ("cc", "gcc"), ("clang", "clang")):
             if found := shutil.which(name):
@@ -140,7 +159,10 @@ def _candidates(triple: str, cc: str | None) -> Iterable[ToolChain]:
         yield ToolChain("clang", triple, (clang, f"--target={triple}", "-fuse-ld=lld", "-Wno-unused-command-line-argument"))
     if importlib.util.find_spec("ziglang"):
         libc = f"{gnu}.2.17" if gnu.endswith("-gnu") else gnu
-        yield ToolChain("zig", triple, (sys.executable, "-m", "ziglang", "cc", "-target", libc))
+        core: tuple[str, ...] = ()
+        if profile:
+            libc, core = f"thumb-freestanding-{triple.rpartition('-')[2]}", (f"-mcpu={profile[1]}",)
+        yield ToolChain("zig", triple, (sys.executable, "-m", "ziglang", "cc", "-target", libc, *core))
 
 
 @cache
@@ -152,7 +174,7 @@ def _problem(chain: ToolChain, *, executable: bool) -> str:
         try:
             if executable:
                 chain.link_executable(["probe.c"], place, "probe")
-            elif "linux" in chain.triple:
+            elif is_hosted(chain.triple):
                 chain.compile(["probe.c"], place, "probe.o")
                 chain.link_shared(["probe.o"], place, "probe.so")
             else:
