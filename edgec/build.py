@@ -12,7 +12,7 @@ from typing import Any
 from edgec import access
 from edgec import calibrate as sampling
 from edgec.bundle import Bundle
-from edgec.codegen import toolchain
+from edgec.codegen import fit, toolchain
 from edgec.codegen.bundle import check_place, write_bundle
 from edgec.codegen.object import compile_kernels
 from edgec.codegen.schedule import Schedule, schedule
@@ -73,18 +73,22 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
     machine = find(target)
     place = Path(output) if output is not None else Path(f"{name}.{machine.name}.edgec")
     check_place(place)
-    toolchain.find(cpu_isa(machine).triple, cc)  # a missing compiler is told now, not when everything else is done
+    triple = cpu_isa(machine).triple
+    if threads > 1 and not toolchain.is_hosted(triple):
+        raise UsageError(f"{machine.name} has no operating system and so no threads: {threads} are too many")
+    toolchain.find(triple, cc)  # a missing compiler is told now, not when everything else is done
     faces = interface if isinstance(interface, Interface) else of(interface or {}, graph)
     feeds = samples_for(graph, rank, calibrate, notes, interface=faces)
     made = compile_graph(graph, machine, name, progress=progress, cancelled=cancelled, watch=watch, disabled=disabled, limit=limit,
                          optimize_for=optimize_for, interface=faces, rank=rank, samples=feeds)
+    fit.check(fit.uses(made.schedule.program, 0, machine.memories), machine.name)
     said = list[str]()                                         # about this machine's cache: no part of the bundle
     with _reproducible(graph, machine, watch):
         objects = compile_kernels(made.schedule.plans, made.isa, jobs=jobs, cache_dir=cache, progress=lambda d, n, _: tell("kernels", d, n),
                                   cancelled=cancelled, note=said.append, origins=_origins(made.schedule))
     tell("bundle", 0, 1)
     write_bundle(place, made.schedule.program, made.schedule.weights, objects, isa=made.isa, target=made.target.name,
-                 target_text=made.target.text(), model_sha256=_digest(model), cc=cc,
+                 target_text=made.target.text(), memories=made.target.memories, model_sha256=_digest(model), cc=cc,
                  passes=tuple(dict.fromkeys(s for s, _ in made.context.times)),
                  options={"threads": threads, "optimize_for": optimize_for, "exact": exact, "dims": dict(dims or {}),
                           "shapes": {k: list(v) for k, v in (shapes or {}).items()},

@@ -37,4 +37,11 @@ class Bundle:
             f"  weights    {sizes['weights_bytes']} bytes",
             f"  arena      {sizes['arena_bytes']} bytes, {over}",
             f"  code       {sizes['code_bytes']} bytes",
+            *(f"  {name:<10} {_memory(use)}" for name, use in m.get("memories", {}).items()),
         ])
+
+
+def _memory(use: Mapping[str, Any]) -> str:
+    """How much of one of the target's memories is taken."""
+    of = f" of {use['size']} bytes ({use['bytes'] / use['size']:.0%})" if use["size"] else " bytes"
+    return f"{use['bytes']}{of}: {', '.join(part for part, size in use['parts'].items() if size)}"

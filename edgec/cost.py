@@ -59,7 +59,8 @@ def tile_cycles(isa: Isa, tw: int, nb: int, k: int, *, lane: bool = False) -> fl
     """
     accumulators, hidden = tw * nb, isa.fma_latency * isa.fma_ports
     loads = (tw / isa.lanes if lane else tw) + nb
-    cycles = max(accumulators / isa.fma_ports, loads / isa.load_ports, float(isa.fma_latency))
+    busy, moving, width = accumulators * _count(isa, "fma_cycles", 1) / isa.fma_ports, loads / isa.load_ports, _count(isa, "issue", 0)
+    cycles = max(busy + moving if width == 1 else busy, moving, float(isa.fma_latency), (accumulators + loads) / width if width else 0.0)
     if accumulators < 1.5 * hidden:
         cycles *= _FEW
     if not fits(isa, tw, nb, lane=lane):
@@ -70,6 +71,12 @@ def tile_cycles(isa: Isa, tw: int, nb: int, k: int, *, lane: bool = False) -> fl
         cycles = max(cycles, step / (_STREAM * isa.l2_bytes_per_cycle)) + _SHARE * step / isa.l2_bytes_per_cycle
     cycles *= 1 + _MANY * max(0, accumulators - 2 * hidden)
     return k * cycles + _STORE * accumulators
+
+
+def _count(isa: Isa, fact: str, default: int) -> int:
+    """A whole number among the further facts of a unit."""
+    value = isa.fact(fact, default)
+    return value if isinstance(value, int) else default
 
 
 def choose_tile(isa: Isa, vectors: Sequence[int], columns: int, k: int, *, rows: int = 1, lane: bool = False) -> Tile:

@@ -23,7 +23,8 @@ from edgec.errors import DeviceError, ToolMissing, UsageError
 
 Array = npt.NDArray[Any]
 _SYSTEM = ("-display", "none", "-monitor", "none", "-serial", "null", "-semihosting-config", "enable=on,target=native")
-_INSTALL = "apt-get install qemu-system-arm gcc-arm-none-eabi libnewlib-arm-none-eabi"
+BOARD_INSTALL = "apt-get install qemu-system-arm gcc-arm-none-eabi libnewlib-arm-none-eabi"
+"""What brings an emulated microcontroller on Debian."""
 _WHAT_BYTES = 64  # of the feature's name that the runner sends
 
 
@@ -65,7 +66,7 @@ def board(path: Path, manifest: Mapping[str, Any], threads: int) -> Board:
     words = os.environ.get("EDGEC_EMULATOR", "").split() or list(target.emulator)
     found = shutil.which(words[0])
     if not found:
-        raise ToolMissing(f"this bundle is for {target.name}, and {words[0]} is not here to run it", _INSTALL)
+        raise ToolMissing(f"this bundle is for {target.name}, and {words[0]} is not here to run it", BOARD_INSTALL)
     return Board([found, *words[1:]], *memory)
 
 
@@ -193,7 +194,8 @@ def _link_bare(path: Path, manifest: Mapping[str, Any], folder: Path, machine: B
     name = manifest["c_name"]
     chain = toolchain.find(manifest["target"]["triple"])
     if chain.kind != "gcc" and not set(manifest["imports"]) <= {"memcpy", "memmove", "memset"}:
-        raise ToolMissing(f"this bundle needs {', '.join(manifest['imports'])} of a C library for {chain.triple}, which is not here", _INSTALL)
+        needed = ", ".join(manifest["imports"])
+        raise ToolMissing(f"this bundle needs {needed} of a C library for {chain.triple}, which is not here", BOARD_INSTALL)
     for file in (f"{name}.o", f"{name}.h"):
         shutil.copyfile(path / file, folder / file)
     (folder / "runner.c").write_text(c_source.runner(name, manifest["inputs"], manifest["outputs"]))

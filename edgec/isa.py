@@ -75,7 +75,8 @@ class Isa:
             fma_ports=need("fma_ports"), fma_latency=need("fma_latency"), load_ports=need("load_ports"),
             l1_bytes=of_memory("l1d", "size"), l2_bytes=of_memory("l2", "size"), l3_bytes=of_memory("l3", "size"),
             line_bytes=of_memory("l1d", "line") or 64,
-            dram_bytes_per_cycle=(of_memory("dram", "bandwidth") or of_memory("sram", "bandwidth")) / clock, l2_bytes_per_cycle=of_memory("l2", "bytes_per_cycle"),
+            dram_bytes_per_cycle=(of_memory("dram", "bandwidth") or of_memory("sram", "bandwidth")) / clock,
+            l2_bytes_per_cycle=of_memory("l2", "bytes_per_cycle"),
             clock_hz=clock, l3_bytes_per_cycle=of_memory("l3", "bytes_per_cycle"),
             extra=tuple(sorted((k, _plain(v)) for k, v in unit.facts.items() if k not in _FIELDS)),
         )

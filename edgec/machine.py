@@ -41,7 +41,7 @@ FACTS: Mapping[Scope, Mapping[str, Fact]] = MappingProxyType({
         "aliases": Fact("texts", "further names of this target; not inherited"),
         "detect": Fact("texts", "lines of /proc/cpuinfo, `key: value`, by which `--target host` knows this machine; not inherited"),
         "emulator": Fact("texts", "the command that runs a program for this machine elsewhere"),
-        "emulator_memory": Fact("texts", "where the emulated board of a microcontroller has memory, `address bytes`: for code, for the rest"),
+        "emulator_memory": Fact("texts", "where an emulated microcontroller has memory, `address bytes`: for code, for the rest"),
     },
     "unit": {
         **_MACHINE,
@@ -77,7 +77,8 @@ FACTS: Mapping[Scope, Mapping[str, Fact]] = MappingProxyType({
         "bytes_per_cycle": Fact("number", "what one core reads in a cycle", "B/cycle"),
         "bandwidth": Fact("number", "what one core reads in a second", "B/s"),
         "shared": Fact("count", "cores that share one of it"),
-        "holds": Fact("texts", "what of a bundle lies here: code, weights, arena, state, prepared, inputs, outputs"),
+        "holds": Fact("texts", "what of a bundle lies here",
+                      choices=("code", "weights", "arena", "state", "prepared", "inputs", "outputs")),
     },
 })
 """The facts that edgec reads, by where they stand. A target may say more, for its own conditions and costs."""

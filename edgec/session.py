@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from edgec.codegen.manifest import check_files, read_manifest
 from edgec.emulator import EmulatedDevice
-from edgec.errors import BadInput, UsageError
+from edgec.errors import BadInput, DeviceError, UsageError
 from edgec.ir.types import numpy_dtype
 from edgec.native import NativeDevice
 

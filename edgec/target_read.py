@@ -166,7 +166,7 @@ def _misfit(fact: Fact, value: Any, written: Expr) -> str:
     fine, wanted = checks[fact.kind]
     if not fine():
         return wanted
-    if fact.choices and value not in fact.choices:
+    if fact.choices and not set(value if isinstance(value, tuple) else (value,)) <= set(fact.choices):
         return " or ".join(f'"{c}"' for c in fact.choices)
     if isinstance(written, Literal) and number and value:
         unit = re.sub(r"^[\d.]+(e[+-]?\d+)?\s*([KMG]i?(?=B|Hz)|k(?=Hz))?", "", written.source)

@@ -29,12 +29,15 @@ tools() {
     local wanted=(
         gcc:gcc g++:g++ clang:clang clang-sanitizers:libclang-rt-dev ld.lld:lld cmake:cmake
         aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu aarch64-linux-gnu-g++:g++-aarch64-linux-gnu qemu-aarch64:qemu-user
+        qemu-system-arm:qemu-system-arm arm-none-eabi-gcc:gcc-arm-none-eabi
     )
+    local beside=(libnewlib-arm-none-eabi)   # no command of its own: the C library of arm-none-eabi-gcc
     local pair missing=() apt=(apt-get -o DPkg::Lock::Timeout=300 -qq -y)
     for pair in "${wanted[@]}"; do found "${pair%%:*}" || missing+=("${pair##*:}"); done
     if [ ${#missing[@]} -gt 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         echo "apt-get install ${missing[*]}"
         export DEBIAN_FRONTEND=noninteractive
+        case " ${missing[*]} " in *' gcc-arm-none-eabi '*) missing+=("${beside[@]}") ;; esac
         "${apt[@]}" update >/dev/null
         # Together, and one by one when one of them does not exist here.
         "${apt[@]}" install --no-install-recommends "${missing[@]}" >/dev/null 2>&1 ||

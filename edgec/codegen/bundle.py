@@ -4,7 +4,7 @@
     NAME.h NAME.o libNAME.so        the model for C and C++ (a library where the target has an operating system)
     NAME.weights.bin NAME_weights.S its weights, to be read, mapped, or linked in
     edgec_rt.c .h libedgec_rt.so    an optional thread pool
-    run.py main.c CMakeLists.txt    run it from Python, from C, use it in a project
+    run.py main.c CMakeLists.txt    run it from Python (where there is an operating system), from C, use it in a project
     NOTICE                          licences of what is inside
     NAME.UNIT.cl edgec_opencl.c .h  for a target with more units: the code of each, its driver, and that as a library
       libedgec_opencl.so            (or cuda; units.py is for Python)
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import edgec
-from edgec.codegen import c_source, c_units, elf, toolchain, weights
+from edgec.codegen import c_source, c_units, elf, fit, toolchain, weights
 from edgec.codegen import object as kernels
 from edgec.codegen.cpu import requirements
 from edgec.codegen.manifest import ABI, SCHEMA, file_digest, write_manifest
@@ -54,12 +54,13 @@ def write_bundle(  # noqa: PLR0913 - a build has this much to say
     out_dir: Path, program: Program, tensors: Mapping[int, weights.Data], objects: Mapping[str, bytes], *, isa: Isa, target: str,
     target_text: str = "", options: Mapping[str, object] | None = None, passes: Sequence[str] = (), model_sha256: str = "",
     cc: str | None = None, extra: Mapping[str, object] | None = None, codes: Mapping[str, UnitCode] | None = None,
+    memories: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Path:
     """Write a bundle folder, replacing one that is there; returns its path.
 
     `tensors` holds the bytes of each weights buffer by its index in program.buffers, `objects` the compiled kernel of each key of
     program.kernels that the CPU runs, `codes` the code of each other unit. `extra` goes into the manifest as it is.
-    Raises BadInput when the place cannot be written or holds something else.
+    Raises BadInput when the place cannot be written or holds something else, DoesNotFit when it is more than the target's `memories` hold.
     """
     name = c_source.identifier(program.name)
     check_place(out_dir)
@@ -70,7 +71,7 @@ def write_bundle(  # noqa: PLR0913 - a build has this much to say
         raise BadInput(f"the bundle cannot be written to {out_dir}: {error.strerror}") from error
     try:
         temporary.chmod(0o755)
-        _fill(temporary, name, program, tensors, objects, codes or {}, isa, cc, {
+        _fill(temporary, name, program, tensors, objects, codes or {}, isa, cc, memories=memories or {}, facts={
             "target": {"name": target, "text": target_text, "triple": isa.triple, "cpu": isa.mcpu, "features": list(isa.mattr)},
             "options": dict(options or {}), "passes": list(passes), "model_sha256": model_sha256, **(extra or {})})
         _replace(temporary, out_dir)
@@ -123,9 +124,10 @@ def _identity(program: Program, step: Step, objects: Mapping[str, bytes]) -> tup
     return hashlib.sha256(code).hexdigest(), operands, step.tasks
 
 
-def _fill(  # noqa: PLR0913, PLR0917 - what a bundle is made of
+def _fill(  # noqa: PLR0913 - what a bundle is made of
     folder: Path, name: str, program: Program, tensors: Mapping[int, weights.Data], objects: Mapping[str, bytes],
-    codes: Mapping[str, UnitCode], isa: Isa, cc: str | None, facts: Mapping[str, object],
+    codes: Mapping[str, UnitCode], isa: Isa, cc: str | None, *, memories: Mapping[str, Mapping[str, Any]],
+    facts: Mapping[str, object],
 ) -> None:
     """Write all files of a bundle into an empty folder."""
     if not weights.is_aligned(program):
@@ -137,14 +139,18 @@ def _fill(  # noqa: PLR0913, PLR0917 - what a bundle is made of
     (folder / f"{name}.h").write_text(c_source.header(program, description))
     main = c_source.main(program, identity, isa.triple, requires)
     merged = _object(folder, name, program, objects, main, chain)
+    taken = fit.uses(program, merged.code_bytes, memories)
+    fit.check(taken, str(facts["target"]["name"]))  # type: ignore[index]
     (folder / f"{name}.o").write_bytes(elf.write(merged))
-    drivers = sorted({u.driver for u in program.units if c_units.has_driver(u.driver)})
-    runtime = ("edgec_rt.c", "edgec_rt.h", "run.py", "NOTICE", *(f"edgec_{d}.{e}" for d in drivers for e in "ch"))
-    for file in (*runtime, *(["units.py"] if program.units else ())):
+    hosted = toolchain.is_hosted(isa.triple)
+    drivers = sorted({u.driver for u in program.units if c_units.has_driver(u.driver)}) if hosted else []
+    system = ("edgec_rt.c", "edgec_rt.h", "run.py", *(["units.py"] if program.units else ())) if hosted else ()
+    for file in (*system, "NOTICE", *(f"edgec_{d}.{e}" for d in drivers for e in "ch")):
         (folder / file).write_text(c_source.fill(file, {"NAME": name, "DEVICE_ABI": c_source.device_abi()}))
-    (folder / "CMakeLists.txt").write_text(c_source.fill("CMakeLists.txt", {"NAME": name, **c_units.cmake(program)}))
-    (folder / "run.py").chmod(0o755)
-    if "linux" in isa.triple:
+    template = "CMakeLists.txt" if hosted else "CMakeLists_bare.txt"
+    (folder / "CMakeLists.txt").write_text(c_source.fill(template, {"NAME": name, **c_units.cmake(program)}))
+    if hosted:
+        (folder / "run.py").chmod(0o755)
         chain.link_shared([f"{name}.o"], folder, f"lib{name}.so")
         _library(folder, chain, "rt", ["edgec_rt_create", "edgec_rt_destroy"], _POSIX)
         for driver in drivers:
@@ -157,8 +163,9 @@ def _fill(  # noqa: PLR0913, PLR0917 - what a bundle is made of
             (folder / f"{name}.{c_source.identifier(unit)}.{suffix}").write_bytes(data)
     held = {f"{name}_{c_source.identifier(u)}_code": file for u, file in files.items()}
     (folder / f"{name}_weights.S").write_text(weights.assembler(name, held))
-    (folder / "main.c").write_text(c_source.example(program))
+    (folder / "main.c").write_text(c_source.example(program, hosted=hosted))
     manifest = _manifest(name, program, identity, requires, merged, chain, facts)
+    manifest["memories"] = {use.memory: {"bytes": use.bytes, "size": use.size, "parts": dict(use.parts)} for use in taken}
     if program.units:
         manifest["units"] = [{**asdict(u), "code": files.get(u.name)} for u in program.units]
     manifest["files"] = {p.name: file_digest(p) for p in sorted(folder.iterdir())}

@@ -132,10 +132,22 @@ def device_abi() -> str:
     return fill("device.h", {})
 
 
-def example(program: Program) -> str:
-    """main.c: runs and times the model on raw files."""
+def example(program: Program, *, hosted: bool = True) -> str:
+    """main.c: runs and times the model on raw files; without an operating system, the least that runs it at all."""
+    if not hosted:
+        return _bare_example(program)
     return _with_ports("main.c", identifier(program.name), [asdict(p) for p in program.inputs], [asdict(p) for p in program.outputs],
                        c_units.example(program))
+
+
+def _bare_example(program: Program) -> str:
+    name, ports = identifier(program.name), (*program.inputs, *program.outputs)
+    kept = [(region, size) for region, size in (("prepared", program.prepared_bytes), ("state", program.state_bytes)) if size]
+    memory = [f"static {_parameter(p)};" for p in ports]
+    memory += [f"static unsigned char {region}[{size}] __attribute__((aligned({name}_ALIGNMENT)));" for region, size in kept]
+    prepare = f"  {name}_prepare({name}_weights, prepared);\n" if program.prepared_bytes else ""
+    return fill("main_bare.c", {"NAME": name, "MEMORY": "\n".join(memory), "PREPARE": prepare,
+                                "ARGUMENTS": ", ".join([*(identifier(p.c_name) for p in ports), "arena", *(region for region, _ in kept)])})
 
 
 def runner(name: str, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> str:

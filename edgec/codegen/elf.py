@@ -186,7 +186,7 @@ def _read(data: bytes, what: str) -> Elf:
         if r[2] & _LINK_ORDER:
             raise EdgecError(f"{what} has the linked section {names[i]}, which cannot be merged here")
         sections.append(Section(names[i], r[1], r[2] & ~_IN_GROUP, r[8], r[9], r[5], body[i], tuple(fixes), explicit))
-    if machine == _ARM:                                        # how floats are passed stands in the attributes; not all compilers say it here
+    if machine == _ARM:                                        # how floats are passed stands in the attributes, here only sometimes
         flags &= ~_ARM_FLOAT_ABI
     return Elf((data[4], data[5], data[7], machine, flags), tuple(sections), tuple(symbols))
 

@@ -49,7 +49,7 @@ class ToolChain:
     @property
     def flags(self) -> tuple[str, ...]:
         """PLAIN as far as this compiler and architecture know it."""
-        known = PLAIN if self.triple.startswith(("x86_64", "i686")) else PLAIN[:-1]
+        known: tuple[str, ...] = PLAIN if self.triple.startswith(("x86_64", "i686")) else PLAIN[:-1]
         if not is_hosted(self.triple):
             known = known[1:]                          # without a loader addresses are known, and tables of them may lie in flash
         if self.triple.startswith("aarch64"):
@@ -148,8 +148,8 @@ def _candidates(triple: str, cc: str | None) -> Iterable[ToolChain]:
     if found := shutil.which(f"{gnu}-gcc"):
         yield ToolChain("gcc", triple, (found,))
     if (profile := _PROFILES.get(machine(triple))) and (found := shutil.which("arm-none-eabi-gcc")):
-        hard = triple.endswith("hf")
-        yield ToolChain("gcc", triple, (found, "-mthumb", f"-march={profile[0]}{'+fp' * hard}", f"-mfloat-abi={'hard' if hard else 'soft'}"))
+        unit, way = ("+fp", "hard") if triple.endswith("hf") else ("", "soft")
+        yield ToolChain("gcc", triple, (found, "-mthumb", f"-march={profile[0]}{unit}", f"-mfloat-abi={way}"))
     if is_host(triple):
         for name, kind in (("gcc", "gcc"), ("cc", "gcc"), ("clang", "clang")):
             if found := shutil.which(name):

@@ -4,6 +4,7 @@ import argparse
 import importlib.metadata
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -71,7 +72,7 @@ def _tools() -> Iterator[Finding]:
         from edgec.target import find, known  # noqa: PLC0415
 
         host = cpu_isa(find("host")).triple
-        triples = {cpu_isa(t).triple for t in known().values()}
+        triples = {cpu_isa(t).triple for t in known().values() if any(u.kind == "cpu" for u in t.units.values())}
     except (ImportError, EdgecError) as error:
         yield Finding("targets", ok=False, detail=f"cannot be looked at: {error}", needed=True)
         return
@@ -87,7 +88,7 @@ def _tools() -> Iterator[Finding]:
 
 def _emulators() -> Iterator[Finding]:
     try:
-        from edgec.emulator import command  # noqa: PLC0415
+        from edgec.emulator import BOARD_INSTALL, command  # noqa: PLC0415
     except ImportError:
         return
     for machine in _MACHINES:
@@ -96,6 +97,8 @@ def _emulators() -> Iterator[Finding]:
                 yield Finding(f"run {machine}", ok=True, detail=command(machine, "")[0])
             except ToolMissing as error:
                 yield Finding(f"run {machine}", ok=False, detail="no emulator", install=error.install)
+    found = shutil.which("qemu-system-arm")
+    yield Finding("run microcontrollers", ok=bool(found), detail=found or "no emulator", install="" if found else BOARD_INSTALL)
 
 
 def _cache() -> Finding:
