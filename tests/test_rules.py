@@ -375,6 +375,18 @@ def test_stored_weights_do_not_grow() -> None:
     assert "bytes of weights would be stored" in (why_not(load(FOLD)[0], given, given.nodes[1]) or "")
 
 
+def test_norms_that_share_their_vectors_are_folded() -> None:
+    """Exporters store equal vectors once. No single norm frees any of them, all norms together do."""
+    given = graph("""(%x: f32[1,512,4,4]) {
+      %v: f32[512,1,3,3] = random 1  %w: f32[512,1,3,3] = random 2  %s: f32[512] = splat 2.0  %m: f32[512] = random 3
+      %c = Conv(%x, %v) {group=512}  %d = Conv(%x, %w) {group=512}
+      %a = BatchNormalization(%c, %s, %m, %m, %s)  %b = BatchNormalization(%d, %s, %m, %m, %s)  return %a, %b }""")
+    made = rewrite(given, load(FOLD))
+    assert ops(made) == "Conv Conv"
+    assert sum(a.nbytes for a in made.weights.values()) <= sum(a.nbytes for a in given.weights.values())
+    check_meaning(given, made)
+
+
 def test_rules_can_be_disabled_and_limited() -> None:
     given = graph("(%x: f32[2]) { %a = Neg(%x)  %b = Neg(%a)  %c = Neg(%b)  %d = Neg(%c)  %y = Abs(%d)  return %y }")
     rules, used = load(NEGATIVES), list[str]()

@@ -261,14 +261,18 @@ class _Builder:
                 raise NoMatch(f"the result would have the shape {list(new.shape)}, not {list(old.shape)}")
 
     def weigh(self) -> None:
-        """NoMatch when more bytes would be stored than before, but for a bias and for shapes."""
+        """NoMatch when more bytes would be stored than before, but for a bias and for shapes.
+
+        A weight that other nodes read too counts by the share of its readings that go: it is gone when the rule has held for all of them.
+        """
         dying: list[Node] = []
         read = {v for n in self.made.nodes for v in n.inputs if v is not None}
         for node in self.match.nodes:
             if node is self.root or all(v not in read and self.site.uses(v) == sum(self.site.inputs(d).count(v) for d in dying)
                                         for v in node.outputs):
                 dying.append(node)
-        freed = sum(stored(a) for v, a in self.site.freed(dying).items() if v not in read)
+        gone = Counter(v for n in dying for v in self.site.inputs(n) if v is not None and v not in read)
+        freed = sum(stored(a) * n // self.site.uses(v) for v, n in gone.items() if (a := self.site.array(v)) is not None)
         grown = sum(map(stored, self.made.weights.values()))
         matched = {v: a for n in self.match.nodes for v in self.site.inputs(n) if v is not None and (a := self.site.array(v)) is not None}
         if grown > freed + _SMALL + sum(map(stored, matched.values())) // _SHARE:

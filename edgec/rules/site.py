@@ -5,7 +5,7 @@ and makes one new graph at the end of a sweep.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -167,11 +167,6 @@ class Site:
         self._enter(new)
         self._unread(old)
         self.changed = True
-
-    def freed(self, nodes: Iterable[Node]) -> dict[Value, Array]:
-        """The weights that nobody else reads than these nodes."""
-        reads = Counter(v for n in nodes for v in self.inputs(n) if v is not None)
-        return {v: a for v, n in reads.items() if (a := self.array(v)) is not None and self.uses(v) == n}
 
     def finish(self) -> Graph:
         """The graph as it is now; the one that came in when nothing changed."""
