@@ -199,3 +199,8 @@ def test_what_cannot_be_computed_names_the_node() -> None:
         evaluate_node(Node("Warp", (x,), (Value("y"),)), [np.zeros(2, np.float32)])
     with pytest.raises(KeyError, match="x"):
         evaluate(Graph("g", (x,), (x,), ()), {})
+
+
+def test_mean_broadcasts() -> None:
+    feeds = {"a": np.arange(6, dtype=np.float32).reshape(1, 3, 2), "b": np.array([10, 20], np.float32)}
+    assert np.array_equal(evaluate(import_model(one("Mean", 20, feeds)), feeds)["y0"], (feeds["a"] + feeds["b"]) / 2)

@@ -196,6 +196,14 @@ def _multinomial(node: Node, inputs: Inputs) -> list[Any]:
     return [(draws[:, :, None] >= odds[:, None, :]).sum(2).astype(kind)]
 
 
+def _mean(_: Node, inputs: Inputs) -> list[Any]:
+    """Mean; onnx's own does not broadcast."""
+    total = inputs[0]
+    for x in inputs[1:]:
+        total = total + x
+    return [np.asarray(total / total.dtype.type(len(inputs)), total.dtype)]
+
+
 def _local_response(node: Node, inputs: Inputs) -> list[Any]:
     """LRN; onnx's own counts images where it means channels."""
     x, size = inputs[0], node.attrs["size"]
@@ -234,7 +242,7 @@ OWN: Mapping[str, Callable[[Node, Inputs], list[Any]]] = {
     "GlobalAveragePool": _global_pool(np.mean), "GlobalMaxPool": _global_pool(np.max), "GlobalLpPool": _global(lp_pool),
     "MaxRoiPool": _roi_max, "Gelu": _gelu, "HardSwish": _hard_swish, "Mish": _mish,
     "GroupNormalization": _group_norm, "MeanVarianceNormalization": _mean_variance, "Multinomial": _multinomial,
-    "LRN": _local_response, "LpNormalization": _unit_length, "Pad": _pad,
+    "LRN": _local_response, "Mean": _mean, "LpNormalization": _unit_length, "Pad": _pad,
     **dict.fromkeys(("LSTM", "GRU", "RNN"), recurrent), "GatherElements": _gather_elements,
     "Optional": lambda _, k: [_given(k, 0)], "OptionalGetElement": lambda _, k: [k[0]],  # an optional is its value, or None
     "OptionalHasElement": lambda _, k: [np.array(_given(k, 0) is not None)],

@@ -5,10 +5,9 @@ and makes one new graph at the end of a sweep.
 """
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
@@ -16,6 +15,9 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 from edgec.ir.edit import Namer, substitute
 from edgec.ir.graph import Array, Graph, Node, Value, captured
 from edgec.ir.types import dtype_bits, dtype_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class NoMatch(Exception):
