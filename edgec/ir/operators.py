@@ -8,6 +8,7 @@ import numpy as np
 
 from edgec.ir.graph import Array, Node
 from edgec.ir.recurrent import recurrent
+from edgec.ir.tflite import MEANINGS
 from edgec.ir.windows import average_pool, convolve, lp_pool, max_pool, transposed
 
 Inputs = Sequence[Any]
@@ -251,4 +252,5 @@ OWN: Mapping[str, Callable[[Node, Inputs], list[Any]]] = {
     "com.microsoft.Gelu": _gelu, "com.microsoft.FastGelu": _fast_gelu, "com.microsoft.BiasGelu": _bias_gelu,
     "com.microsoft.QuickGelu": _quick_gelu, "com.microsoft.FusedMatMul": _fused_matmul,
     "com.microsoft.SkipLayerNormalization": _skip_norm, "com.microsoft.SkipSimplifiedLayerNormalization": _skip_norm,
+    **MEANINGS,
 }
