@@ -68,6 +68,10 @@ FACTS: Mapping[Scope, Mapping[str, Fact]] = MappingProxyType({
         "copy_latency": Fact("number", "what a copy between its memory and that of the CPU costs before the first byte", "cycles"),
         "copy_bandwidth": Fact("number", "what such a copy moves in a second", "B/s"),
         "capacity": Fact("number", "bytes of weights that can lie in the memory of this unit at once", "B"),
+        "compiler": Fact("text", "what makes command streams for an NPU", choices=("vela",)),
+        "accelerator": Fact("text", "how that compiler calls this NPU"),
+        "system": Fact("text", "how that compiler calls clocks and memories around this NPU"),
+        "memory_mode": Fact("text", "how that compiler calls what lies in which memory"),
         "min_region": Fact("count", "operators that a connected part of the graph must have to run on this unit"),
     },
     "memory": {

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from edgec.interface import FLAGS
 from edgec.pipeline import Catalog, Pass
-from passes import absorb, canonicalize, cluster, cse, factorize, fold, interface, layout, legalize, promote
+from passes import absorb, canonicalize, cluster, cse, factorize, fold, interface, layout, legalize, promote, tflite
 
 _ROWS: Iterable[Pass] = (
     Pass("interface", "Inputs and outputs as callers have them: u8, NHWC, means and scales in the first weights; runs when asked for.",
@@ -32,6 +32,11 @@ _ROWS: Iterable[Pass] = (
          after={"absorb": "scales and biases that vanish in a weight are no reason for another rank"},
          before={"promote": "it fits f32 weights, and tells which layers store others",
                  "cluster": "regions grow from the nodes that a layer is made of"}),
+    Pass("tflite", "Regions of an NPU whose compiler reads TFLite are written in TFLite's integer operators, channels last.", tflite.run,
+         rewrites=lambda: [tflite.NAME],
+         after={"absorb": "what goes into weights and attributes must be there before they are in another language"},
+         before={"canonicalize": "where two such regions meet, the changes of the order of axes between them cancel",
+                 "layout": "images change the order of their axes outside of a region"}),
     Pass("promote", "Half-precision activations become f32; weights stay as they are stored.", promote.run,
          rewrites=lambda: ["promote-half"],
          after={"absorb": "absorb computes new weights in the dtype of the model"},
@@ -44,7 +49,7 @@ _ROWS: Iterable[Pass] = (
 CATALOG: Catalog = {row.name: row for row in _ROWS}
 PORTABLE = "canonicalize,repeat(fold,canonicalize),cse,legalize,repeat(absorb,fold,canonicalize,cse)"
 """What needs no target: the result is plain ONNX."""
-_KERNELS = "promote,canonicalize,cluster,layout"
+_KERNELS = "tflite,promote,canonicalize,cluster,layout"
 DEFAULT = f"{PORTABLE},{_KERNELS}"
 """A build."""
 

@@ -19,8 +19,8 @@ from passes.changes.tflite_operators import MOVES, move, write
 from passes.changes.tflite_work import Work
 
 NAME = "write-tflite"
-_LINEAR = frozenset({"QuantizeLinear", "DequantizeLinear"})
 COMPILER = "vela"
+_UNKNOWN = Quant((1.0,))
 
 
 def run(graph: Graph, context: Context) -> Graph:
@@ -66,25 +66,30 @@ def written(body: Graph) -> tuple[Graph, tuple[bool, ...], tuple[bool, ...]]:
     found = {node: group for group in groups(body) for node in group.nodes}
     for node in body.nodes:
         group = found.get(node)
+        if group is not None and node is not group.nodes[-1]:
+            continue
+        told = node if group is None else group.anchor
         made.origin = origins(group.nodes) if group is not None else node.origin
         try:
             if group is not None:
-                if node is group.nodes[-1]:
-                    write(Work(made, group, body.weights))
-            elif node.op in MOVES and node.inputs[0] is not None:
-                move(made, node, node.inputs[0], scales.get(node.inputs[0], Quant((1.0,))), node.output)
-            elif node.op not in _LINEAR or any(n not in found for n in body.consumers.get(node.output, ())) or node.output in body.outputs:
-                raise Refused(f"{node.op} is no quantized operator")
+                write(Work(made, group, body.weights))
+            else:
+                _alone(made, node, body, scales)
         except Refused as why:
-            raise UnsupportedModel(f"{node.label} cannot run on an int8 unit: {why}", [node.label]) from why
-    left = [made.leave(v, scales.get(v, Quant((1.0,)))) for v in body.outputs]
-    entered = [made.entries.get(v) or _unread(v) for v in body.inputs]
+            raise UnsupportedModel(f"{told.label} cannot run on an int8 unit: {why}", [told.label]) from why
+    left = [made.leave(v, scales.get(v, _UNKNOWN)) for v in body.outputs]
+    entered = [made.entries.get(v) or (Value(v.name, v.type), False) for v in body.inputs]
     graph = prune(made.graph(body.name, [v for v, _ in entered], [v for v, _ in left]))
     return graph, tuple(i for _, i in entered), tuple(i for _, i in left)
 
 
-def _unread(value: Value) -> tuple[Value, bool]:
-    return Value(value.name, value.type), False
+def _alone(made: Body, node: Node, body: Graph, scales: Mapping[Value, Quant]) -> None:
+    """A node that belongs to no group: what moves integers, or what a group repeats."""
+    source = node.inputs[0]
+    if node.op in MOVES and source is not None and source.tensor.dtype in ("i8", "u8"):
+        move(made, node, source, scales.get(source, _UNKNOWN), node.output)
+    elif node.op != "DequantizeLinear" or body.uses(node.output):
+        raise Refused(f"{node.op} is no quantized operator")
 
 
 def _scales(body: Graph) -> dict[Value, Quant]:

@@ -12,7 +12,7 @@ from edgec.ir.edit import attributes
 from edgec.ir.graph import Array, Graph, Node, Value
 from edgec.ir.types import Quant, Tensor, dtype_name
 
-needs_litert = pytest.mark.skipif(find_spec("ai_edge_litert") is None, reason="no LiteRT: pip install '.[dev]'")
+needs_litert = pytest.mark.skipif(find_spec("ai_edge_litert") is None, reason="no LiteRT: pip install '.[npu,dev]'")
 
 
 def run(graph: Graph, inputs: Sequence[Array], *, reference: bool = True) -> list[Array]:
@@ -21,7 +21,7 @@ def run(graph: Graph, inputs: Sequence[Array], *, reference: bool = True) -> lis
 
 
 def run_model(data: bytes, inputs: Sequence[Array], *, reference: bool = True) -> list[Array]:
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType  # noqa: PLC0415  an optional package
 
     kind = OpResolverType.BUILTIN_REF if reference else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     interpreter = Interpreter(model_content=data, experimental_op_resolver_type=kind)

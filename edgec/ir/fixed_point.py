@@ -32,7 +32,7 @@ def multipliers(reals: npt.ArrayLike) -> tuple[Ints, Ints]:
 
 
 def high_product(a: npt.ArrayLike, b: npt.ArrayLike, bits: int = 31) -> Ints:
-    """a * b / 2**bits, rounded half away from zero; the one product that overflows saturates."""
+    """Return a * b / 2**bits, rounded half away from zero; the one product that overflows saturates."""
     product = np.asarray(a, np.int64) * np.asarray(b, np.int64)
     nudged = product + np.where(product >= 0, 1 << (bits - 1), 1 - (1 << (bits - 1)))
     halves = np.where(nudged >= 0, nudged >> bits, -((-nudged) >> bits))
@@ -40,21 +40,21 @@ def high_product(a: npt.ArrayLike, b: npt.ArrayLike, bits: int = 31) -> Ints:
 
 
 def shift_right(x: npt.ArrayLike, bits: npt.ArrayLike) -> Ints:
-    """x / 2**bits, rounded half away from zero."""
+    """Return x / 2**bits, rounded half away from zero."""
     x, bits = np.asarray(x, np.int64), np.asarray(bits, np.int64)
     mask = (np.int64(1) << bits) - 1
     rest = x & mask
-    return (x >> bits) + (rest > (mask >> 1) + (x < 0))
+    return np.asarray((x >> bits) + (rest > (mask >> 1) + (x < 0)), np.int64)
 
 
 def scaled(x: npt.ArrayLike, q: npt.ArrayLike, exponent: npt.ArrayLike) -> Ints:
-    """x * q * 2**(exponent - 31), rounded twice: as a high product, then as a shift. This is what TFLite's reference kernels do."""
+    """Return x * q * 2**(exponent - 31), rounded twice: as a high product, then as a shift. This is what TFLite's reference kernels do."""
     left, right = np.maximum(exponent, 0), np.maximum(np.negative(exponent), 0)
     return shift_right(high_product(np.asarray(x, np.int64) << left, q), right)
 
 
 def rescale(x: Ints, bits: int) -> Ints:
-    """x * 2**bits in 32 bits: to the left with saturation, to the right with rounding."""
+    """Return x * 2**bits in 32 bits: to the left with saturation, to the right with rounding."""
     return shift_right(x, -bits) if bits < 0 else np.clip(x << bits, -_TOP, _TOP - 1)
 
 
@@ -66,7 +66,7 @@ _48_17, _32_17 = 1515870810, -1010580540   # 48/17 and -32/17 in Q2
 
 
 def exp_negative(x: Ints) -> Ints:
-    """exp of a Q5 that is not positive, as a Q0: a polynomial below 1/4, and a factor for each further bit."""
+    """Compute exp of a Q5 that is not positive, as a Q0: a polynomial below 1/4, and a factor for each further bit."""
     part = (x & (_QUARTER - 1)) - _QUARTER
     a = rescale(part, 5) + _EIGHTH
     square = high_product(a, a)

@@ -314,8 +314,14 @@ def _flex_attention(inference: Inference, node: Node) -> tuple[Node, list[Type |
 
 
 def _region(inference: Inference, node: Node) -> tuple[Node, list[Type | None]]:
-    made = inference.graph(node.attrs["body"], [None if v is None else v.type for v in node.inputs])
-    return _with_body(node, body=made), [v.type for v in made.outputs]
+    body = node.attrs["body"]
+    made = inference.graph(body, [None if v is None else _as_inside(v.type, b.type) for v, b in zip(node.inputs, body.inputs, strict=True)])
+    return _with_body(node, body=made), [replace(v.type, quant=None) if isinstance(v.type, Tensor) else v.type for v in made.outputs]
+
+
+def _as_inside(outer: Type | None, inner: Type | None) -> Type | None:
+    """The type of an operand, on the scale that a region says of it."""
+    return replace(outer, quant=inner.quant) if isinstance(outer, Tensor) and isinstance(inner, Tensor) else outer
 
 
 _ROUNDS = 8

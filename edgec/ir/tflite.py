@@ -1,7 +1,7 @@
-"""What TFLite's int8 operators mean, bit by bit as its reference kernels compute them: `tfl.Conv2D`, `tfl.Add` …
+"""What TFLite's int8 operators mean, bit by bit as its reference kernels compute them.
 
-They stand in regions that an NPU computes. Scales and zero points belong to the types of the values, images are channels last, and
-attributes are those of TFLite: `padding` is SAME or VALID, `activation` NONE, RELU, RELU6 or RELU_N1_TO_1, pairs are height and width.
+`tfl.Conv2D`, `tfl.Add` and the others stand in regions that an NPU computes. Scales and zero points belong to the types of the values,
+images are channels last, and attributes are those of TFLite: `padding` is SAME or VALID, `activation` NONE, RELU, RELU6 or RELU_N1_TO_1, pairs are height and width.
 Tables (Logistic, Tanh) are those of TFLite's optimized kernels and of Vela, which are computed in reals.
 """
 
@@ -212,7 +212,7 @@ def _half(real: float) -> tuple[int, int]:
 
 
 def _hard_swish(node: Node, inputs: Inputs) -> list[Any]:
-    """x * clip(x / 6 + 1 / 2, 0, 1) in 16 bits."""
+    """Compute x * clip(x / 6 + 1 / 2, 0, 1) in 16 bits."""
     fine = _F32(1 / 128) * _F32(_scale(node.inputs[0]))
     out, out_bits = _half(float(fine / _F32(_scale(node.output))))
     gate, gate_bits = _half(float(fine / _F32(3 / 32768)))
@@ -230,7 +230,7 @@ def _hard_swish(node: Node, inputs: Inputs) -> list[Any]:
     return _finished(node, shift_right(made, -out_bits))
 
 
-def _strided(node: Node, inputs: Inputs) -> list[Any]:
+def _strided(_: Node, inputs: Inputs) -> list[Any]:
     begin, end, step = (np.asarray(a, np.int64) for a in inputs[1:4])
     return [inputs[0][tuple(slice(int(b), int(e), int(s)) for b, e, s in zip(begin, end, step, strict=True))]]
 

@@ -147,7 +147,10 @@ def bias_of(work: Work, scales: Array, bias: Quantized | None, plain: Array | No
 
 
 def per_channel(scales: Array, axis: int) -> Quant:
-    return Quant(tuple(map(float, scales)), (0,) * len(scales), axis if len(scales) > 1 else None)
+    """Scales of weights or biases, one for each channel along an axis; one alone where all are the same."""
+    if len(scales) < 2 or (scales == scales[0]).all():         # noqa: PLR2004  one
+        return Quant((float(scales[0]),))
+    return Quant(tuple(map(float, scales)), (0,) * len(scales), axis)
 
 
 def last(dims: Sequence[int]) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Flatbuffers from plain data, through the `flatbuffers` package: no generated code, the few tables of a format are named by their slots."""
+"""Flatbuffers from plain data, through the package `flatbuffers`: no generated code, tables are named by the slots of their fields."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from edgec.errors import ToolMissing
 _SCALARS = {"bool": "Bool", "i8": "Int8", "u8": "Uint8", "i32": "Int32", "u32": "Uint32", "f32": "Float32", "i64": "Int64"}
 _BYTES = {"i32": 4, "f32": 4, "i64": 8}
 _ALIGN = 16
+INSTALL = "pip install 'edgec[npu]'"
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def buffer(root: Table, identifier: bytes) -> bytes:
     try:
         from flatbuffers import Builder  # noqa: PLC0415  an optional package
     except ImportError as missing:
-        raise ToolMissing("writing a model for an NPU's compiler needs the Python package flatbuffers", "pip install 'edgec[npu]'") from missing
+        raise ToolMissing("a model for an NPU's compiler is written by the package flatbuffers, which is absent", INSTALL) from missing
     builder = Builder(1 << 16)
     builder.Finish(_table(builder, root), file_identifier=identifier)
     return bytes(builder.Output())

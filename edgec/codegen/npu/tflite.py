@@ -64,7 +64,8 @@ _OPERATORS: Mapping[str, tuple[int, int, int, Callable[[Attrs], Table]]] = {
     "AveragePool2D": (1, 2, 5, _pool), "MaxPool2D": (17, 2, 5, _pool),
     "Concat": (2, 2, 10, lambda a: [Field(0, "i32", a["axis"])]), "Conv2D": (3, 3, 1, _conv), "DepthwiseConv2D": (4, 3, 2, _depthwise),
     "Logistic": (14, 2, 0, _nothing), "Tanh": (28, 2, 0, _nothing),
-    "Relu": (19, 2, 0, _nothing), "Reshape": (22, 1, 17, _nothing), "Softmax": (25, 2, 9, lambda a: [Field(0, "f32", a.get("beta", 1.0))]),
+    "Relu": (19, 2, 0, _nothing), "Reshape": (22, 1, 17, _nothing),
+    "Softmax": (25, 2, 9, lambda a: [Field(0, "f32", a.get("beta", 1.0))]),
     "Pad": (34, 2, 22, _nothing), "Transpose": (39, 2, 26, _nothing), "Quantize": (114, 2, 89, _nothing),
     "HardSwish": (117, 1, 91, _nothing), "StridedSlice": (45, 2, 32, _nothing),
     "ResizeBilinear": (23, 3, 15, _resize(2)), "ResizeNearestNeighbor": (97, 3, 74, _resize(0)),
@@ -93,7 +94,7 @@ class _Writer:
         outputs = [self._tensor(v) for v in self.graph.outputs]
         subgraph = [Field(0, "[table]", self.tensors), Field(1, "[i32]", inputs), Field(2, "[i32]", outputs),
                     Field(3, "[table]", operators), Field(4, "text", self.graph.name or "main")]
-        codes = [[Field(0, "i8", min(code, _LAST_OLD_CODE)), Field(2, "i32", version), Field(3, "i32", code)] for code, version in self.codes]
+        codes = [[Field(0, "i8", min(c, _LAST_OLD_CODE)), Field(2, "i32", version), Field(3, "i32", c)] for c, version in self.codes]
         return [Field(0, "u32", 3), Field(1, "[table]", codes), Field(2, "[table]", [subgraph]), Field(3, "text", "edgec"),
                 Field(4, "[table]", self.buffers)]
 
