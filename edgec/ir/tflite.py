@@ -1,8 +1,8 @@
 """What TFLite's int8 operators mean, bit by bit as its reference kernels compute them.
 
 `tfl.Conv2D`, `tfl.Add` and the others stand in regions that an NPU computes. Scales and zero points belong to the types of the values,
-images are channels last, and attributes are those of TFLite: `padding` is SAME or VALID, `activation` NONE, RELU, RELU6 or RELU_N1_TO_1, pairs are height and width.
-Tables (Logistic, Tanh) are those of TFLite's optimized kernels and of Vela, which are computed in reals.
+images are channels last, and attributes are those of TFLite: `padding` is SAME or VALID, `activation` NONE, RELU, RELU6 or RELU_N1_TO_1,
+pairs are height and width. Tables (Logistic, Tanh) are those of TFLite's optimized kernels and of Vela, which are computed in reals.
 """
 
 from collections.abc import Callable, Mapping, Sequence
