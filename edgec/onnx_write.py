@@ -18,6 +18,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from edgec.ir.graph import REGIONS, Graph, Node, Value
 from edgec.ir.proto import CODES, VERSIONS, attribute_kinds, attribute_proto, split_op, tensor_proto, type_proto
 from edgec.ir.types import Map, Optional, Sequence, Tensor, Type
+from edgec.onnx_own import expanded
 
 _OLDEST = {"": 18, "ai.onnx.ml": 3}
 _CEIL = 22
@@ -52,6 +53,11 @@ def _plain(graph: Graph) -> Graph:
             weights.update(more)
         elif node.op == "edgec.Reorder":
             nodes.append(replace(node, op="Identity", attrs=MappingProxyType({})))
+        elif (parts := expanded(node)) is not None:
+            nodes += parts[0]
+            weights.update(parts[1])
+        elif node.op == "AveragePool" and set(node.attrs.get("dilations", ())) == {1}:  # which older runtimes stumble over
+            nodes.append(replace(node, attrs=MappingProxyType({k: a for k, a in node.attrs.items() if k != "dilations"})))
         elif bodies := {k: _returning(_plain(b)) for k, b in node.bodies}:
             nodes.append(replace(node, attrs=MappingProxyType({**node.attrs, **bodies})))
         else:

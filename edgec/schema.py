@@ -31,7 +31,8 @@ _COMMUTATIVE = {"Add", "Mul", "Max", "Min", "Sum", "Mean", "And", "Or", "Xor", "
 _MICROSOFT = {"com.microsoft.BiasGelu": (2, 2), "com.microsoft.FastGelu": (1, 2), "com.microsoft.FusedMatMul": (2, 2),
               "com.microsoft.Gelu": (1, 1), "com.microsoft.QuickGelu": (1, 1), "com.microsoft.SkipLayerNormalization": (3, 5),
               "com.microsoft.SkipSimplifiedLayerNormalization": (3, 4)}
-_OURS = {**dict.fromkeys(sorted(REGIONS), (0, 2**31 - 1)), "edgec.Reorder": (1, 1)}
+_OURS = {**dict.fromkeys(sorted(REGIONS), (0, 2**31 - 1)), "edgec.Reorder": (1, 1), "edgec.SumPool": (2, 2), "edgec.Lookup": (2, 2),
+         "edgec.MultiplyShift": (3, 3)}
 
 
 def has(op: str) -> bool:
@@ -52,7 +53,7 @@ def outputs(op: str) -> tuple[int, int]:
     if op in _MICROSOFT:
         return 1, 4 if "Skip" in op else 1
     if op in _OURS:
-        return 1, 1 if op == "edgec.Reorder" else 2**31 - 1
+        return 1, 2**31 - 1 if op == "edgec.Fused" else 1
     schema = _known(op)
     return schema.min_output, schema.max_output
 

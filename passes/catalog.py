@@ -4,7 +4,21 @@ from collections.abc import Iterable, Mapping
 
 from edgec.interface import FLAGS
 from edgec.pipeline import Catalog, Pass
-from passes import absorb, canonicalize, cluster, cse, factorize, fold, interface, layout, legalize, promote, tflite
+from passes import (
+    absorb,
+    canonicalize,
+    cluster,
+    cse,
+    factorize,
+    fold,
+    integers,
+    interface,
+    layout,
+    legalize,
+    promote,
+    quantize,
+    tflite,
+)
 
 _ROWS: Iterable[Pass] = (
     Pass("interface", "Inputs and outputs as callers have them: u8, NHWC, means and scales in the first weights; runs when asked for.",
@@ -32,10 +46,19 @@ _ROWS: Iterable[Pass] = (
          after={"absorb": "scales and biases that vanish in a weight are no reason for another rank"},
          before={"promote": "it fits f32 weights, and tells which layers store others",
                  "cluster": "regions grow from the nodes that a layer is made of"}),
+    Pass("quantize", "Quantized operators in one form: DequantizeLinear, an operator of reals, QuantizeLinear.", quantize.run,
+         rewrites=quantize.rewrites,
+         after={"legalize": "operators of integers have their borders from there",
+                "factorize": "layers are fitted with reals"},
+         before={"integers": "it reads this form"}),
     Pass("tflite", "Regions of an NPU whose compiler reads TFLite are written in TFLite's integer operators, channels last.", tflite.run,
          rewrites=lambda: [tflite.NAME],
          after={"absorb": "what goes into weights and attributes must be there before they are in another language"},
          before={"cluster": "images change the order of their axes outside of a region, which are nodes that kernels grow around"}),
+    Pass("integers", "Quantized operators compute with integers, in the rounding of the unit.", integers.run, rewrites=integers.rewrites,
+         after={"absorb": "what goes into weights goes there before they are multiplied as integers"},
+         before={"promote": "borders in half precision are borders, not arithmetic",
+                 "cluster": "sums of integers and what follows them become one kernel"}),
     Pass("promote", "Half-precision activations become f32; weights stay as they are stored.", promote.run,
          rewrites=lambda: ["promote-half"],
          after={"absorb": "absorb computes new weights in the dtype of the model"},
@@ -46,9 +69,10 @@ _ROWS: Iterable[Pass] = (
          after={"cluster": "kernels ask for layouts, single nodes do not"}),
 )
 CATALOG: Catalog = {row.name: row for row in _ROWS}
-PORTABLE = "canonicalize,repeat(fold,canonicalize),cse,legalize,repeat(absorb,fold,canonicalize,cse)"
+_PLAIN = "canonicalize,repeat(fold,canonicalize),cse,legalize,repeat(absorb,fold,canonicalize,cse)"
+PORTABLE = f"{_PLAIN},quantize"
 """What needs no target: the result is plain ONNX."""
-_KERNELS = "tflite,promote,canonicalize,cluster,layout"
+_KERNELS = "tflite,integers,promote,canonicalize,cluster,layout"
 DEFAULT = f"{PORTABLE},{_KERNELS}"
 """A build."""
 
@@ -60,7 +84,7 @@ def pipeline(rank: str | None = None, interface: Mapping[str, str] | None = None
     """
     first = [_step("interface", interface)] if interface else []
     low_rank = [_step("factorize", {"rank": rank})] if rank is not None else []
-    return ",".join([*first, PORTABLE, *low_rank, _KERNELS])
+    return ",".join([*first, _PLAIN, *low_rank, "quantize", _KERNELS])
 
 
 def _step(name: str, options: Mapping[str, str]) -> str:

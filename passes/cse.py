@@ -1,8 +1,8 @@
 """cse: what is computed twice is computed once, and equal weights are stored once.
 
-Two nodes are equal when operator, operands, attributes, device and types are. Nodes with bodies and nodes with random results
-are left alone. A body may use what the graph around it has made before. Vectors of zeros or ones are equal only until they are
-trained, and code must not change with the numbers in the weights: these stay apart.
+Two nodes are equal when operator, operands, attributes, device and types are. Nodes with bodies and nodes with random results are left
+alone, and so is DequantizeLinear: each belongs to the operator behind it. A body may use what the graph around it has made before. Vectors
+of zeros or ones are equal only until they are trained, and code must not change with the numbers in the weights: these stay apart.
 """
 
 import hashlib
@@ -48,7 +48,7 @@ def run(graph: Graph, context: Context) -> Graph:
 
 def _key(node: Node) -> Hashable | None:
     """What two equal nodes share; None for nodes that equal nothing."""
-    if node.op in RANDOM or next(node.bodies, None) is not None:
+    if node.op in RANDOM or node.op == "DequantizeLinear" or next(node.bodies, None) is not None:
         return None
     inputs = tuple(sorted(node.inputs, key=id)) if node.op in TURNED else node.inputs
     return node.op, inputs, tuple(sorted((k, _frozen(a)) for k, a in node.attrs.items())), node.device, tuple(v.type for v in node.outputs)

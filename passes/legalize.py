@@ -2,7 +2,7 @@
 
 First parts are put together that make up an operator with a kernel of its own (`recompose.rules`: GELU, SiLU, softmax written out by
 an exporter), then whole operators are taken apart: norms into reductions and arithmetic, Split into Slices, Einsum into
-products of matrices.
+products of matrices, QLinearConv into a convolution between DequantizeLinear and QuantizeLinear.
 """
 
 from collections.abc import Iterable
@@ -11,9 +11,9 @@ from edgec.ir.edit import prune
 from edgec.ir.graph import Graph
 from edgec.ir.sweep import sweep
 from edgec.pipeline import Context
-from passes.changes import contractions, dequantize, moves, reductions, rulebook
+from passes.changes import contractions, dequantize, moves, qlinear, reductions, rulebook
 
-CHANGES = rulebook.merged(dequantize.CHANGES, reductions.CHANGES, contractions.CHANGES, moves.CHANGES)
+CHANGES = rulebook.merged(dequantize.CHANGES, reductions.CHANGES, contractions.CHANGES, moves.CHANGES, qlinear.LEGAL)
 RULES = "recompose.rules"
 
 

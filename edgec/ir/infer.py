@@ -20,6 +20,7 @@ from edgec.ir.contents import Contents
 from edgec.ir.dims import Dim, Sym
 from edgec.ir.graph import REGIONS, Array, Graph, Node, Value
 from edgec.ir.proto import VERSIONS, node_proto, schema_of, tensor_proto, type_of, type_proto
+from edgec.ir.quantized import lookup_type, sum_pool_type
 from edgec.ir.shapes import Shape, broadcast, shapes
 from edgec.ir.types import Tensor, Type, dtype_name
 
@@ -353,7 +354,7 @@ def _fused_matmul(node: Node) -> list[Type | None]:
 
 _OWN: Mapping[str, Callable[[Node], list[Type | None]]] = {
     **dict.fromkeys(("com.microsoft.Gelu", "com.microsoft.FastGelu", "com.microsoft.BiasGelu", "com.microsoft.QuickGelu", "edgec.Reorder",
-                     "GroupNormalization", "MeanVarianceNormalization"), _as_first),
+                     "edgec.MultiplyShift", "GroupNormalization", "MeanVarianceNormalization"), _as_first),
     "com.microsoft.SkipLayerNormalization": _skip_norm, "com.microsoft.SkipSimplifiedLayerNormalization": _skip_norm,
-    "com.microsoft.FusedMatMul": _fused_matmul,
+    "com.microsoft.FusedMatMul": _fused_matmul, "edgec.SumPool": sum_pool_type, "edgec.Lookup": lookup_type,
 }

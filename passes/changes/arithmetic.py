@@ -1,6 +1,6 @@
 """Numbers that are computed at build time: the same bits on every build machine, whatever instructions numpy finds there.
 
-- Moves, and arithmetic of integers, are exact.
+- Moves, and arithmetic of integers, are exact. QuantizeLinear divides in f32, as it does when a model runs.
 - + - * / sqrt, comparisons, rounding, minima and maxima of reals are computed in float64, where IEEE 754 leaves no choice, and are
   rounded to the dtype once: f16 and f32 results are the correctly rounded ones.
 - Sums and products of matrices add in the order of the index, one elementwise operation after another: no BLAS, no trees.
@@ -20,8 +20,8 @@ from edgec.ir.types import Tensor, dtype_name, numpy_dtype
 
 MOVES = frozenset({
     "Cast", "Compress", "Concat", "ConstantOfShape", "DepthToSpace", "Expand", "EyeLike", "Flatten", "Gather", "GatherElements", "GatherND",
-    "Identity", "NonZero", "OneHot", "Pad", "Reshape", "ScatterElements", "ScatterND", "Shape", "Size", "Slice", "SpaceToDepth", "Split",
-    "Squeeze", "Tile", "Transpose", "Trilu", "Unique", "Unsqueeze", "Where"})
+    "Identity", "NonZero", "OneHot", "Pad", "QuantizeLinear", "Reshape", "ScatterElements", "ScatterND", "Shape", "Size", "Slice",
+    "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Trilu", "Unique", "Unsqueeze", "Where"})
 EXACT = frozenset({
     "Abs", "Add", "And", "ArgMax", "ArgMin", "Ceil", "Clip", "DequantizeLinear", "Div", "Equal", "Floor", "Greater", "GreaterOrEqual",
     "IsInf", "IsNaN", "LeakyRelu", "Less", "LessOrEqual", "Max", "Min", "Mul", "Neg", "Not", "Or", "PRelu", "Range", "Reciprocal",

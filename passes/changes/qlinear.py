@@ -1,0 +1,198 @@
+"""Quantized operators in one form: DequantizeLinear, an operator of reals, QuantizeLinear.
+
+What runtimes and exporters write instead is rewritten: QLinearConv and QLinearMatMul, moves of integers between the two borders, weights in
+u8 or around another zero, biases in f32 that runtimes would round anyway.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgec.ir.graph import Array, Node, Value
+from edgec.ir.sweep import Changes, Sweep
+from edgec.ir.types import Tensor
+from passes.changes.facts import dims, positive
+from passes.changes.integer_moves import MOVES
+
+_BYTES = ("i8", "u8")
+_CONTRACTIONS = ("Conv", "Gemm", "MatMul")
+_LARGEST = 2.0**31 - 1
+
+
+@dataclass(frozen=True)
+class _Params:
+    """Scale and zero point of stored integers, as values and as numbers."""
+
+    scale: Value
+    zero: Value | None
+    numbers: tuple[Array, Array]
+    axis: int | None
+
+
+def qlinear_conv(node: Node, edit: Sweep) -> Sequence[Value] | None:
+    """A QLinearConv between its borders."""
+    x, xs, xz, w, ws, wz, ys, yz, *rest = node.inputs
+    scales = edit.constant(xs), edit.constant(ws)
+    if x is None or w is None or scales[0] is None or scales[1] is None or dims(node.output) is None:
+        return None
+    inputs = [_real(node, edit, x, xs, xz), _real(node, edit, w, ws, wz, axis=0)]
+    if rest and rest[0] is not None:
+        product = np.asarray(scales[0].reshape(-1)[0] * scales[1].reshape(-1), np.float32)
+        scale = edit.weight(f"{rest[0].name}.scale", product if product.size > 1 else product.reshape(()))
+        inputs.append(_real(node, edit, rest[0], scale, None, axis=0))
+    made = edit.node(node, "Conv", inputs, node.output.dims, **node.attrs)
+    return edit.remake(node, "QuantizeLinear", (made, *_flat(edit, ys, yz)), {})
+
+
+def qlinear_matmul(node: Node, edit: Sweep) -> Sequence[Value] | None:
+    """A QLinearMatMul between its borders."""
+    a, a_scale, a_zero, b, b_scale, b_zero, ys, yz = node.inputs
+    if a is None or b is None or dims(node.output) is None or dims(b) is None:
+        return None
+    scales = edit.constant(a_scale), edit.constant(b_scale)
+    if scales[0] is None or scales[1] is None or scales[0].size != 1:
+        return None  # one scale for each row is a product of two tensors of reals
+    inputs = (_real(node, edit, a, a_scale, a_zero), _real(node, edit, b, b_scale, b_zero, axis=len(b.dims) - 1))
+    made = edit.node(node, "MatMul", inputs, node.output.dims)
+    return edit.remake(node, "QuantizeLinear", (made, *_flat(edit, ys, yz)), {})
+
+
+def between_borders(node: Node, edit: Sweep) -> Sequence[Value] | None:
+    """A move of integers whose meaning is known, behind it or before, is a move of reals between two borders of one scale."""
+    x = node.inputs[0]
+    if x is None or not isinstance(x.type, Tensor) or x.type.dtype not in _BYTES or dims(x) is None or dims(node.output) is None:
+        return None
+    if edit.constant(x) is not None or len(node.outputs) > 1:
+        return None
+    parts = [v for v in node.inputs if v is not None] if node.op == "Concat" else [x]
+    found = _meant(edit, node, parts)
+    if found is None:
+        return None
+    others: list[Value | None] = [] if node.op == "Concat" else list(node.inputs[1:])
+    numbers = {"Pad": (1,), "Clip": (0, 1)}.get(node.op, ()) if node.attrs.get("mode", "constant") == "constant" else ()
+    for i in numbers:
+        given = edit.constant(others[i]) if i < len(others) and others[i] is not None else np.zeros(()) if node.op == "Pad" else None
+        if given is None and i < len(others) and others[i] is not None:
+            return None
+        if given is not None:
+            real = (given.reshape(()).astype(np.float64) - float(found.numbers[1])) * float(found.numbers[0])
+            others[i:i + 1] = [edit.weight(f"{node.output.name}.real", np.array(real, np.float32))] if real or node.op != "Pad" else [None]
+    while others and others[-1] is None:
+        others.pop()
+    reals = [_real(node, edit, v, found.scale, found.zero) for v in parts]
+    made = edit.node(node, node.op, (*reals, *others), node.output.dims, **node.attrs)
+    return edit.remake(node, "QuantizeLinear", (made, found.scale, found.zero), {})
+
+
+def drop_border(node: Node, edit: Sweep) -> Sequence[Value] | None:
+    """Integers that become reals and the same integers again."""
+    before = edit.producer(node.inputs[0])
+    if before is None or before.op != "DequantizeLinear" or before.inputs[0] is None:
+        return None
+    ours, theirs = _params(edit, node), _params(edit, before)
+    if ours is None or theirs is None or before.inputs[0].tensor.dtype != node.output.tensor.dtype or ours.axis != theirs.axis:
+        return None
+    if not all(np.array_equal(a, b) for a, b in zip(ours.numbers, theirs.numbers, strict=True)):
+        return None
+    return [before.inputs[0]] if edit.may_forward(node.output, before.inputs[0]) else None
+
+
+def signed_weight(node: Node, edit: Sweep) -> Sequence[Value] | None:
+    """A weight of bytes around another zero is stored as i8 around zero where it fits, else as i8 at least."""
+    stored, params = edit.constant(node.inputs[0]), _params(edit, node)
+    if stored is None or params is None or stored.dtype not in (np.int8, np.uint8) or node.attrs.get("block_size", 0):
+        return None
+    zero = params.numbers[1]
+    if stored.dtype == np.int8 and not zero.any():
+        return None
+    shape = [1] * stored.ndim
+    if params.axis is not None:
+        shape[params.axis] = -1
+    centered = stored.astype(np.int16) - zero.astype(np.int16).reshape(shape if params.axis is not None else ())
+    fits = bool((np.abs(centered.astype(np.float64) + 0.5) < 128).all())          # noqa: PLR2004  from -128 to 127
+    if not fits and stored.dtype == np.int8:
+        return None
+    now = centered if fits else stored.astype(np.int16) - 128
+    base = node.inputs[0].name if node.inputs[0] is not None else node.output.name
+    at = None if fits else edit.weight(f"{base}.zero", (zero.astype(np.int16) - 128).astype(np.int8))
+    return edit.remake(node, inputs=(edit.weight(base, now.astype(np.int8)), params.scale, *((at,) if at else ())))
+
+
+def whole_bias(node: Node, edit: Sweep) -> Sequence[Value] | None:
+    """A bias in f32 behind quantized data and weights is stored in i32, in units of the sums of their products, as runtimes compute it."""
+    bias, data, weight = node.input(2), edit.producer(node.inputs[0]), edit.producer(node.input(1))
+    array = edit.constant(bias)
+    if bias is None or array is None or array.dtype != np.float32 or array.ndim != 1 or data is None or weight is None:
+        return None
+    if {data.op, weight.op} != {"DequantizeLinear"} or edit.constant(weight.inputs[0]) is None or edit.constant(data.inputs[0]) is not None:
+        return None
+    x, w = _params(edit, data), _params(edit, weight)
+    channel = 0 if node.op == "Conv" or node.attrs.get("transB", 0) else 1
+    if x is None or w is None or x.axis is not None or w.axis not in (None, channel) or node.attrs.get("alpha", 1.0) != 1.0:
+        return None
+    scale = np.asarray(x.numbers[0] * w.numbers[0], np.float32)
+    if not (scale > 0).all():
+        return None
+    whole = np.rint(array.astype(np.float64) / scale)
+    if not (np.abs(whole) <= _LARGEST).all():
+        return None
+    stored, by = edit.weight(bias.name, whole.astype(np.int32)), edit.weight(f"{bias.name}.scale", scale)
+    more = {} if scale.ndim == 0 else {"axis": 0}
+    made = edit.node(node, "DequantizeLinear", (stored, by), array.shape, dtype="f32", **more)
+    return edit.remake(node, inputs=(node.inputs[0], node.inputs[1], made))
+
+
+def _real(like: Node, edit: Sweep, value: Value, scale: Value | None, zero: Value | None, axis: int | None = None) -> Value:
+    array = edit.constant(scale)
+    attrs = {"axis": axis} if axis is not None and array is not None and array.size > 1 else {}
+    return edit.node(like, "DequantizeLinear", (value, *_flat(edit, scale, zero)), value.dims, dtype="f32", **attrs)
+
+
+def _flat(edit: Sweep, *numbers: Value | None) -> tuple[Value, ...]:
+    """Scale and zero point as borders have them: without axes when they are one number, an absent one left out."""
+    made = list[Value]()
+    for value in numbers:
+        array = edit.constant(value)
+        if value is not None:
+            made.append(value if array is None or array.size != 1 or not array.ndim else edit.weight(value.name, array.reshape(())))
+    return tuple(made)
+
+
+def _params(edit: Sweep, node: Node) -> _Params | None:
+    """Scale and zero point of a border when they are constant."""
+    scale, stored = edit.constant(node.input(1)), node.inputs[0] if node.op == "DequantizeLinear" else node.output
+    at = node.input(1)
+    if scale is None or at is None or stored is None or scale.dtype != np.float32 or node.attrs.get("block_size", 0):
+        return None
+    zero = edit.constant(node.input(2)) if node.input(2) is not None else np.zeros(scale.shape, np.int32)
+    if zero is None:
+        return None
+    if scale.size == 1:
+        return _Params(at, node.input(2), (scale.reshape(()), zero.reshape(())), None)
+    rank = stored.tensor.rank
+    return None if rank is None else _Params(at, node.input(2), (scale, zero), positive(int(node.attrs.get("axis", 1)), rank))
+
+
+def _meant(edit: Sweep, node: Node, parts: Sequence[Value]) -> _Params | None:
+    """What the integers of a move stand for: what the borders before it say, or all of those behind it."""
+    before = [edit.producer(v) for v in parts]
+    borders = [n for n in before if n is not None and n.op == "QuantizeLinear"]
+    if len(borders) == len(before):
+        found = [_params(edit, n) for n in borders]
+    else:
+        readers = edit.graph.consumers.get(node.output, ())
+        found = [_params(edit, n) if n.op == "DequantizeLinear" and n.inputs[0] is node.output else None for n in readers]
+    first = found[0] if found else None
+    if first is None or first.axis is not None or any(p is None or p.axis is not None for p in found):
+        return None
+    pairs = [zip(p.numbers, first.numbers, strict=True) for p in found if p is not None]
+    return first if all(np.array_equal(a, b) for pair in pairs for a, b in pair) else None
+
+
+LEGAL: Changes = {"QLinearConv": (qlinear_conv,), "QLinearMatMul": (qlinear_matmul,)}
+CHANGES: Changes = {
+    "QuantizeLinear": (drop_border,), "DequantizeLinear": (signed_weight,),
+    **dict.fromkeys((*MOVES, "Pad", "MaxPool", "Concat", "Clip"), (between_borders,)),
+    **dict.fromkeys(("Conv", "Gemm"), (whole_bias,)),
+}
