@@ -62,6 +62,7 @@ bare_examples() { # examples/run.sh must need no compiler and no binutils: it se
 }
 
 tests() {
+    export OPENBLAS_NUM_THREADS=1   # a test has one core, and threads that wait for each other take ten times as long
     .venv/bin/python -m pytest -n auto --dist worksteal -q -rs -m "$markers" "$@" 2>&1 | tee "$log"
 }
 

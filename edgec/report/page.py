@@ -5,6 +5,7 @@ from html import escape
 from typing import Any, NamedTuple
 
 from edgec.codegen.manifest import calls
+from edgec.report import study
 from edgec.report.pictures import arena, flow
 from edgec.report.style import CSS, SORT
 
@@ -35,6 +36,7 @@ def page(manifest: Manifest) -> str:
         _section("Arena", f'<div class="wide">{arena(m)}</div>', "Which bytes of working memory hold what, over the steps of a run. The "
                  "dashed line is the most that is alive at one step, scratch memory of kernels left out: no plan can need less."),
         _section("Graph of kernels", f'<div class="wide">{flow(m)}</div>'),
+        _study(m["study"]) if m.get("study") else "",
         _section("Notes", _items(m["notes"]) if m["notes"] else "<p>none</p>"),
         _section("Sizes", _table(("", "bytes"), [[Cell(_words(k)), _count(v)] for k, v in m["sizes"].items()])),
         _section("How it was made", _table(("", ""), [[Cell(k), Cell(v)] for k, v in _origin(m)])),
@@ -89,6 +91,27 @@ def _kernels(m: Manifest) -> str:
             Cell(step["origin"], style="long"), Cell(step["result"], style="long")])
     head = ("step", "operators", "kind", "algorithm", "µs", "share", "MACs", "GMAC/s", "bytes", "scratch", "tasks", "made of", "result")
     return _table(head, rows, sortable=True)
+
+
+def _study(facts: Mapping[str, Any]) -> str:
+    """What edits of its layers were expected to do, those first that break first."""
+    layers = {layer["name"]: layer for layer in facts["layers"]}
+    rows = []
+    for i, name in enumerate(facts["ranking"], 1):
+        layer = layers[name]
+        for edit, f in layer["edits"].items():
+            time = Cell(("~" if f["guessed"] else "") + f"{-f['us']:+.2f}", -f["us"])
+            what = Cell(f"{layer['op']} {study.shape(layer['weight'])}")
+            rows.append([_count(i), Cell(name, style="long"), what, Cell(edit), Cell(f"{f['lost']:.2%}", f["lost"]),
+                         Cell(f"{f['cosine']:.6f}", f["cosine"]), Cell(f"{f['flips']:.1%}", f["flips"]), time,
+                         _count(-round(f["bytes"])), Cell(f"{-f['energy'] * 1e6:+.3g}", -f["energy"])])
+    head = ("breaks as", "layer", "weight", "edit", "lost", "cosine", "flips", "µs", "bytes", "µJ")
+    about = (f"What edits of each layer of {facts['model']} are expected to do on {facts['target']}, from {facts['samples']} samples: the "
+             "share of what distinguishes the results that is lost, results whose largest element becomes another one, and what changes of "
+             f"time (~: a guess, for no kernel does it yet), bytes of weights, and energy by the table {facts['energy_table']}.")
+    notes = [*facts["warnings"], *(f"{name} was left out: {why}" for name, why in facts["skipped"].items())]
+    return _section("Study", f'<div class="wide">{study.picture(facts)}</div>' + (_items(notes) if notes else "")
+                    + _table(head, rows, sortable=True), about)
 
 
 def _origin(m: Manifest) -> Iterator[tuple[str, str]]:

@@ -33,8 +33,18 @@ svg .edge { fill: none; stroke: var(--soft); stroke-opacity: .55; }
 svg .node rect { fill: var(--card); stroke: var(--line); }
 svg .node.generic rect { stroke: var(--warn); }
 svg .port rect { fill: var(--page); stroke: var(--mark); }
+svg .time { fill: var(--mark); fill-opacity: .35; }
 pre { margin: 0; padding: 12px; overflow: auto; background: var(--card); border-radius: 8px; }
 """
+
+SVG = """
+text { fill: #1c2330; font: 11px system-ui, sans-serif; }
+.soft { fill: #5d6778; }
+.axis { stroke: #d9dee7; }
+.bound { stroke: #b3541e; stroke-dasharray: 5 4; }
+.time { fill: #2f6fdd; fill-opacity: .35; }
+"""
+"""How a picture looks in a file of its own."""
 
 SORT = """
 for (const table of document.querySelectorAll("table.sortable")) {

@@ -1,0 +1,76 @@
+"""What a layer costs alone, by the cost model and the plans of its kernels: time, bytes of weights, energy."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from edgec import access
+from edgec.cost import energy, kernel_cycles, predicted_us
+from edgec.errors import UnsupportedModel
+from edgec.ir.graph import Graph
+from edgec.isa import Isa, cpu_isa
+from edgec.kernels.base import KernelPlan, Operands
+from edgec.kernels.plan import plan
+from edgec.pipeline import Context, run_passes
+from edgec.study.edits import Edited
+from edgec.study.layers import Layer
+from edgec.target import Target
+
+TABLE = "45nm"
+_KERNELS = "promote,canonicalize,cluster"
+_DOT, _WIDENED = 4.0, 2.0
+"""Times as many multiply-accumulates of bytes as of f32 in a cycle, with an instruction that adds four products and without one."""
+_SCATTERED = {"memory": 2.2, "lane": 1.3}
+"""How much longer a weight takes in a sparse kernel than in a dense one: both take as long at 55 % zeros (x86) and 22 % (aarch64)."""
+_PLACE = 1.0
+"""Bytes that tell where a weight stands in a sparse matrix."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Time in microseconds on one core, bytes of stored weights, energy of a run in joules by the table TABLE."""
+
+    us: float
+    bytes: float
+    energy: float
+
+
+class Prices:
+    """What layers cost on a target. `footprint` counts the bytes of all weights, which pass through the caches between two runs."""
+
+    def __init__(self, target: Target, footprint: float) -> None:
+        self.target, self.isa, self.footprint = target, cpu_isa(target), footprint
+
+    def of(self, layer: Layer, edited: Edited | None = None) -> Cost:
+        """The cost of a layer as it is, or after an edit; UnsupportedModel when there is no kernel for it."""
+        graph = layer.alone if edited is None or edited.guessed else edited.graph
+        plans = list(_plans(graph, self.target, self.isa))
+        stored = float(sum(a.nbytes for a in graph.weights.values()))
+        moved, computing, macs = (float(sum(getattr(p, what) for p in plans)) for what in ("bytes", "cycles", "macs"))
+        dtype, density = "f32", 1.0
+        if edited is not None and edited.guessed:
+            dtype, density = edited.dtype, edited.density
+        if dtype == "i8":
+            computing /= _DOT if self.isa.fact("int8_dot") else _WIDENED
+            stored, moved = stored / 4, moved / 4
+        elif density < 1:
+            weights = layer.weight.nbytes
+            kept = density * (weights + _PLACE * layer.weight.size)
+            stored, moved = stored - weights + kept, moved - weights + kept
+            computing *= density * _SCATTERED[self.isa.broadcast]
+        cycles = kernel_cycles(self.isa, macs * density, moved, footprint=max(moved, self.footprint), computing=computing)
+        cycles += kernel_cycles(self.isa, 0, 0) * (len(plans) - 1)
+        return Cost(predicted_us(self.isa, cycles), stored, energy(macs * density, stored, dtype, TABLE, sram=moved).value)
+
+
+def _plans(graph: Graph, target: Target, isa: Isa) -> Iterator[KernelPlan]:
+    """The kernels of a layer alone, as its values will probably lie in the net."""
+    cluster = access.module("passes.cluster")
+    made = run_passes(graph, _KERNELS, access.module("passes.catalog").CATALOG, Context(target))
+    operands = Operands.of(made.weights, lambda v: cluster.assumed_view(v, isa))
+    for node in made.nodes:
+        if node.op in cluster.VIEWS or all(v in made.weights for v in node.inputs):
+            continue
+        found = plan(node, isa, operands)
+        if isinstance(found, str):
+            raise UnsupportedModel(f"no kernel can be made for {node.label}: {found}", [node.label])
+        yield found.plan
