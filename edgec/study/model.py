@@ -8,7 +8,7 @@ import numpy as np
 
 from edgec import access
 from edgec import calibrate as sampling
-from edgec.build import compile_graph, read
+from edgec.build import compile_graph, read, report
 from edgec.calibrate import Samples
 from edgec.ir.graph import Graph
 from edgec.ir.types import numpy_dtype
@@ -39,8 +39,7 @@ def examine(  # noqa: PLR0913  one keyword for each flag of the command line
     whole = compile_graph(graph, machine, name or "model", progress=progress)
     plain = run_passes(graph, known.PORTABLE, known.CATALOG, Context(machine))
     made = study(plain, machine, found.feeds, model=name, count=found.count, edits=edits, warnings=found.warnings, progress=progress)
-    cycles = sum(whole.schedule.program.kernels[s.kernel].cycles for s in whole.schedule.program.steps)
-    return replace(made, total_us=cycles / whole.isa.clock_hz * 1e6)
+    return replace(made, total_us=report(whole)["predicted_ms"] * 1e3)
 
 
 def drawn(graph: Graph, seed: int) -> Samples:
