@@ -25,6 +25,7 @@ _SPILL = 1.25           # some accumulators live in memory: measured 1.3 to 2, e
 _STREAM = 0.5           # of the second level's nominal speed, what a stream of weights between multiplications reaches, measured
 _SHARE = 0.3            # of the cycles of such a stream, how many the multiplications do not hide, fitted
 _LOAD = 0.08            # of the cycles of loads, how many the multiplications do not hide, fitted
+_REQUANTIZE = 3.0       # cycles to scale, round and store one accumulator of integers, fitted
 _PIECE = 0.003          # each further kind of tile is code of its own, fitted
 
 
@@ -90,6 +91,67 @@ def choose_tile(isa: Isa, vectors: Sequence[int], columns: int, k: int, *, rows:
                   for nb in range(least, min(len(vectors), isa.registers) + 1)
                   for tw in range(1, min(columns, isa.registers) + 1) if fits(isa, tw, nb, lane=lane))
     return min(candidates, key=lambda t: (t.cycles, -t.tw))
+
+
+@dataclass(frozen=True)
+class Dot:
+    """What an instruction on bytes costs for each step of four: loads of a pixel and of a vector of weights, and their registers.
+
+    `pixels` and `weights` count registers of each column and of each vector, `others` those of a tile. `work` counts the operations that
+    make a pixel ready, of which three start in a cycle.
+    """
+
+    pixel: float
+    weight: float
+    pixels: int
+    weights: int
+    others: int
+    work: int = 0
+
+
+DOTS = MappingProxyType({
+    "vpdpbusd": Dot(1, 1, 0, 1, 1), "pmaddwd": Dot(1, 2, 0, 2, 3, 3), "sdot": Dot(0.25, 1, 1, 1, 1), "smlal": Dot(2, 2, 2, 0, 4),
+    "portable": Dot(4, 4, 0, 1, 2, 4)})
+"""By form; `portable` is four plain multiply-accumulates of i32."""
+
+
+def int8_peak(isa: Isa) -> float:
+    """Return the int8 multiply-accumulates of a cycle: in the portable form, half of those in f32, for bytes are widened at first."""
+    known = isa.fact("int8_per_cycle")
+    return float(known) if isinstance(known, int | float) and isa.int8_form != "portable" else peak_macs(isa) / 2
+
+
+def dot_cycles(isa: Isa, form: str, tw: int, nb: int, k: int) -> float:
+    """Return the cycles of one register tile of bytes over k steps of four. What it does not know of it takes from the f32 tile."""
+    dot, products = DOTS[form], tw * nb
+    peak = int8_peak(isa) if form == isa.int8_form else peak_macs(isa) / 2
+    loads = (tw * dot.pixel + nb * dot.weight) / isa.load_ports
+    cycles = max(4 * isa.lanes * products / peak, loads, float(isa.fma_latency)) + _LOAD * loads + tw * dot.work / 3
+    if products < 1.5 * isa.fma_latency * isa.fma_ports:
+        cycles *= _FEW
+    if not _dot_fits(isa, dot, tw, nb):
+        cycles *= _SPILL
+    step = (nb * isa.lanes + tw) * 4
+    if k * nb * isa.lanes * 4 > isa.l1_bytes / 4 and isa.l2_bytes_per_cycle:
+        cycles = max(cycles, step / (_STREAM * isa.l2_bytes_per_cycle)) + _SHARE * step / isa.l2_bytes_per_cycle
+    return k * cycles + _REQUANTIZE * products
+
+
+def choose_dot_tile(isa: Isa, form: str, vectors: Sequence[int], columns: int, k: int, *, rows: int = 1) -> Tile:
+    """Choose the register tile of a contraction of bytes over k steps of four; see `choose_tile`."""
+    def tiled(tw: int, nb: int) -> float:
+        across, along = _pieces(columns, tw), _pieces(len(vectors), nb)
+        cycles = sum(a * b * dot_cycles(isa, form, w, n, k) for a, w in across for b, n in along)
+        return rows * cycles * (1 + _PIECE * (len(across) * len(along) - 1))
+
+    candidates = (Tile(tw, nb, tiled(tw, nb)) for nb in range(1, min(len(vectors), isa.registers) + 1)
+                  for tw in range(1, min(columns, isa.registers) + 1) if _dot_fits(isa, DOTS[form], tw, nb))
+    return min(candidates, key=lambda t: (t.cycles, -t.tw))
+
+
+def _dot_fits(isa: Isa, dot: Dot, tw: int, nb: int) -> bool:
+    """Whether accumulators, weights and pixels of a tile have a register each."""
+    return tw * nb + tw * dot.pixels + nb * dot.weights + dot.others <= isa.registers
 
 
 def _tiled_cycles(isa: Isa, tw: int, nb: int, vectors: int, columns: int, k: int, *, lane: bool) -> float:

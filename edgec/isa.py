@@ -1,7 +1,7 @@
 """The facts of a vector unit that kernels are made from: how wide, how many registers, how many operations a cycle."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from edgec.errors import UsageError
@@ -46,9 +46,29 @@ class Isa:
         target: dict[str, Any] = {"kind": "llvm", "mtriple": self.triple, "mcpu": self.mcpu}
         return {**target, "mattr": list(self.mattr)} if self.mattr else target
 
+    @property
+    def integer(self) -> Self:
+        """The same core as LLVM should see it for integer kernels."""
+        mattr = tuple(str(a) for a in self._texts("integer_mattr")) or self.mattr
+        return replace(self, mcpu=str(self.fact("integer_mcpu", self.mcpu)), mattr=mattr)
+
+    @property
+    def int8_form(self) -> str:
+        """The instruction with which bytes are multiplied and summed, `portable` where the target names none."""
+        return str(self.fact("int8_form", "portable"))
+
+    @property
+    def int8_data(self) -> str:
+        """The element type of int8 activations that costs least: u8 or i8."""
+        return "u8" if self.int8_form in ("vpdpbusd", "pmaddwd") else "i8"
+
     def fact(self, name: str, default: object = None) -> object:
         """Look up a further fact from `extra`, such as int8_dot."""
         return dict(self.extra).get(name, default)
+
+    def _texts(self, name: str) -> tuple[object, ...]:
+        value = self.fact(name, ())
+        return tuple(value) if isinstance(value, list | tuple) else ()
 
     @property
     def arch(self) -> str:
@@ -137,7 +157,9 @@ def devices(target: "Target") -> Mapping[str, Device]:
 
 
 def _plain(value: object) -> object:
-    """The same number in one form, however it was written: facts are part of a kernel's identity."""
+    """The same value in one form, however it was written: facts are part of a kernel's identity."""
+    if isinstance(value, list):
+        return tuple(value)
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

@@ -92,7 +92,7 @@ def compile_kernels(  # noqa: PLR0913 - a build has this much to decide
             if progress:
                 progress(len(done), len(plans), key)
 
-    requests = {s: Request(emitter, plans[keys[0]], s, isa.llvm_target()) for s, keys in missing.items()}
+    requests = {s: Request(emitter, plans[keys[0]], s, _llvm_target(plans[keys[0]], isa)) for s, keys in missing.items()}
     _work(requests, jobs, cancelled or (lambda: False), finish)
     return {key: done[key] for key in plans}
 
@@ -106,9 +106,15 @@ def kernel_texts(plans: Mapping[str, Any], isa: Isa, form: str, *, jobs: int | N
             raise EdgecError(f"the kernel {key} cannot be shown as {form}: {answer.error}")
         texts[key] = answer.data.decode()
 
-    requests = {k: Request(emitter, p, kernel_symbol(p, isa), isa.llvm_target(), form) for k, p in plans.items()}
+    requests = {k: Request(emitter, p, kernel_symbol(p, isa), _llvm_target(p, isa), form) for k, p in plans.items()}
     _work(requests, jobs, lambda: False, finish)
     return {key: texts[key] for key in plans}
+
+
+def _llvm_target(plan: object, isa: Isa) -> dict[str, Any]:
+    """The CPU that a plan was made for: integer kernels may want another name of the same one."""
+    made_for = getattr(plan, "isa", isa)
+    return made_for.llvm_target() if isinstance(made_for, Isa) else isa.llvm_target()
 
 
 def cpu_features(isa: Isa) -> tuple[str, ...]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Literal
 
+import numpy as np
+
 from edgec.ir.graph import Array, Value
 from edgec.ir.layout import Axis, View
 from edgec.ir.types import dtype_bits
@@ -111,13 +113,15 @@ class Operands:
     """What a planner may ask about the values that a region touches: where they lie, and what is known of them when the model is built.
 
     `ints` answers the elements of a constant integer tensor (pads, axes: structure, not weights), None for all others; `floats` those of
-    a constant f32 vector that is short enough for one number an axis (the scales of Resize).
+    a constant f32 vector that is short enough for one number an axis (the scales of Resize). `narrow` tells whether i8 weights keep
+    within -127 and 127, as quantization for sums in 16 bits makes them: of the numbers of a weight, the only thing code may depend on.
     """
 
     view: Callable[[Value], View]
     constant: Callable[[Value], bool]
     ints: Callable[[Value], tuple[int, ...] | None]
     floats: Callable[[Value], tuple[float, ...] | None] = lambda _: None
+    narrow: Callable[[Value], bool] = lambda _: False
 
     @classmethod
     def of(cls, weights: Mapping[Value, Array], view: Callable[[Value], View]) -> "Operands":
@@ -125,10 +129,14 @@ class Operands:
 
         def elements(value: Value, kind: str) -> tuple[Any, ...] | None:
             array = weights.get(value)
-            known = array is not None and array.dtype.kind == kind and array.size <= _STRUCTURE
+            known = array is not None and array.dtype.kind in kind and array.size <= _STRUCTURE
             return tuple(array.reshape(-1).tolist()) if array is not None and known else None
 
-        return cls(view, lambda v: v in weights, lambda v: elements(v, "i"), lambda v: elements(v, "f"))
+        def narrow(value: Value) -> bool:
+            array = weights.get(value)
+            return array is not None and bool((array != np.iinfo(np.int8).min).all())
+
+        return cls(view, lambda v: v in weights, lambda v: elements(v, "iu"), lambda v: elements(v, "f"), narrow)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,10 @@ ELEMENTWISE: dict[str, int] = {
     **dict.fromkeys(("Relu", "LeakyRelu", "Elu", "Selu", "Celu", "ThresholdedRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Erf",
                      "Exp", "Log", "Sqrt", "Reciprocal", "Neg", "Abs", "Floor", "Ceil", "Round", "Sign", "Not", "BitwiseNot", "Softplus",
                      "Softsign", "Gelu", "Mish", "Swish", "Sin", "Cos", "Cast", "IsNaN", "IsInf", "Identity"), 1),
-    "Where": 3, "Clip": 3,
+    "Where": 3, "Clip": 3, "QuantizeLinear": 3, "DequantizeLinear": 3,
 }
-"""The operators an Expr may hold, with their numbers of arguments; a Clip with one bound is Min or Max there (see region.py)."""
+"""The operators an Expr may hold, with their numbers of arguments.
+
+A Clip with one bound is Min or Max there (see region.py). QuantizeLinear and DequantizeLinear have a scale for the whole tensor, and may
+lack a zero point; a QuantizeLinear whose scale is one (attribute `unit`) does not read it.
+"""

@@ -19,6 +19,8 @@ _BY_OP: dict[str, frozenset[str]] = {
     **dict.fromkeys(("Equal", "Cast", "Identity"), ANY),
     **dict.fromkeys(("BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitwiseNot", "BitShift"), INTEGERS),
 }
+BYTES = frozenset({"i8", "u8"})
+_BORDERS = ("QuantizeLinear", "DequantizeLinear")
 LARGEST_WHOLE_POWER = 8
 
 
@@ -33,9 +35,19 @@ def supported(instr: Instr, dtypes: Sequence[str], second: float | None = None) 
         return f"{op} is not written for {foreign[0]}"
     if op == "Where":
         return None if dtypes[0] == "bool" else f"Where needs a condition of bool, not {dtypes[0]}"
+    if op in _BORDERS:
+        return _border(instr, dtypes)
     if dtypes[0] not in _BY_OP.get(op, FLOATS):
         return f"{op} is not written for {dtypes[0]}"
     return _of_integers(instr, dtypes, second) if dtypes[0] in INTEGERS else _of_floats(instr, dtypes)
+
+
+def _border(instr: Instr, dtypes: Sequence[str]) -> str | None:
+    """Between bytes and f32, with a scale in f32 and a zero point like the bytes."""
+    quantized, real = (instr.dtype, dtypes[0]) if instr.op == "QuantizeLinear" else (dtypes[0], instr.dtype)
+    if quantized not in BYTES or {real, dtypes[1]} != {"f32"} or any(d != quantized for d in dtypes[2:]):
+        return f"{instr.op} is written between f32 and i8 or u8, not for {', '.join((*dtypes, instr.dtype))}"
+    return None
 
 
 def refusal(expr: Expr) -> str | None:

@@ -20,9 +20,10 @@ class Images:
     views: tuple[View, ...]
 
     @classmethod
-    def of(cls, inputs: tuple[Value, ...], region: Region, operands: Operands) -> "Images":
-        """The operands of a region whose anchor has one or two spatial axes; one axis lies along w."""
-        return cls(inputs, tuple(map(_image, (operands.view(inputs[0]), operands.view(region.output), *epilogue_views(region, operands)))))
+    def of(cls, inputs: tuple[Value, ...], region: Region, operands: Operands, *, image: bool = True) -> "Images":
+        """The operands of a region whose anchor has one or two spatial axes; one axis lies along w. Without `image` as they are."""
+        views = (operands.view(inputs[0]), operands.view(region.output), *epilogue_views(region, operands))
+        return cls(inputs, tuple(map(_image, views)) if image else views)
 
     @property
     def x(self) -> View:

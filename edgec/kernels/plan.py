@@ -9,13 +9,27 @@ from edgec.ir.graph import Array, Node, Value
 from edgec.ir.layout import View
 from edgec.ir.types import Tensor
 from edgec.isa import Device, Isa
-from edgec.kernels import contract, pad, plan_contract, plan_gather, plan_generic, plan_map, plan_reduce, plan_resize, plan_window, window
+from edgec.kernels import (
+    contract,
+    dot,
+    pad,
+    plan_contract,
+    plan_dot,
+    plan_gather,
+    plan_generic,
+    plan_map,
+    plan_reduce,
+    plan_resize,
+    plan_window,
+    window,
+)
 from edgec.kernels.base import KernelPlan, Operands, Planned
-from edgec.kernels.region import Region, region
+from edgec.kernels.region import Region, region, unscaled
 
 _Planner = Callable[[Region, Isa, Operands], Planned | str]
 _ANCHORS: Mapping[str, _Planner] = {
     **dict.fromkeys(("Conv", "ConvTranspose"), plan_contract.convolution), **dict.fromkeys(("MatMul", "Gemm"), plan_contract.product),
+    "ConvInteger": plan_dot.convolution, "MatMulInteger": plan_dot.product,
     "MaxPool": plan_window.pool, "AveragePool": plan_window.pool, "Pad": pad.pad, "Resize": plan_resize.resize,
     **dict.fromkeys(plan_reduce.OPERATORS, plan_reduce.reduction),
     **dict.fromkeys(plan_gather.GATHERS | plan_gather.SCATTERS, plan_gather.gather),
@@ -60,6 +74,7 @@ def _own(node: Node, isa: Isa, operands: Operands) -> Planned | str:
     what = region(node)
     if isinstance(what, str):
         return what
+    what = unscaled(what, operands.floats)
     if what.anchor is None:
         return plan_map.elementwise(what, isa, operands)
     if what.anchor.op in _ANCHORS:
@@ -71,6 +86,8 @@ def packed(plan: KernelPlan, arg: int, array: Array) -> Array:
     """A constant operand as the kernel reads it: flat, in the storage dtype it came in."""
     if isinstance(plan, contract.ContractPlan) and arg == 1 and plan.w is None:
         return contract.pack(plan, array)
+    if isinstance(plan, dot.DotPlan) and arg == 1:
+        return dot.pack(plan, array)
     if isinstance(plan, window.WindowPlan) and arg == 1 and plan.op == "depthwise":
         return window.pack(plan, array)
     return array.reshape(-1)

@@ -58,7 +58,7 @@ def convolution(region: Region, isa: Isa, operands: Operands) -> Planned | str:
     if images.column and images.x.axes[3].extent == geometry.kernel[1]:
         images, geometry, form = images.turned, geometry.turned, form[:2] + "wh"
     if geometry.pointwise and images.x.shape[2:] == images.y.shape[2:]:
-        images = _flatten(images)
+        images = flatten(images)
     ys, xs = (geometry.taps(axis, images.y.axes[2 + axis].extent, transposed=transposed) for axis in (0, 1))
     if not transposed and groups == images.x.axes[1].extent == images.y.axes[1].extent > 1:
         return plan_window.depthwise(region, isa, images, ys[0], xs[0])
@@ -86,7 +86,7 @@ def product(region: Region, isa: Isa, operands: Operands) -> Planned | str:
         left = left.transpose((1, 0))
     if left.shape[:-2] != out_shape[:-2]:
         return "the left operand is broadcast over the batches of the right one"
-    views = _matrices([left, operands.view(region.output), *epilogue_views(region, operands)])
+    views = matrices([left, operands.view(region.output), *epilogue_views(region, operands)])
     if views is None:
         return "the rows of these operands do not lie at one step"
     w: View | None = None
@@ -129,7 +129,7 @@ def _contraction(region: Region, isa: Isa, images: Images, nest: _Nest) -> Plann
     if images.cut:
         return "a layout with blocked rows or columns"
     n, channels = y.axes[0].extent, y.axes[1].extent // groups
-    lanes = _lanes(isa.lanes, (y, *images.loads), channels, groups)
+    lanes = lanes_for(isa.lanes, (y, *images.loads), channels, groups)
     chunk = run_length(x.axes[1], x.axes[1].extent // groups, groups)
     step = x.axes[1].inner if x.axes[1].block else x.axes[1].stride
     lane = isa.broadcast == "lane" and step == 1 and chunk % isa.lanes == 0
@@ -151,7 +151,7 @@ def _contraction(region: Region, isa: Isa, images: Images, nest: _Nest) -> Plann
     return Planned(plan, (*images.inputs, *region.operands))
 
 
-def _lanes(lanes: int, views: Sequence[View], channels: int, groups: int) -> int:
+def lanes_for(lanes: int, views: Sequence[View], channels: int, groups: int) -> int:
     """The widest vectors whose every piece stays within a block of every view."""
     blocked = [a for a in (v.axes[1] for v in views) if a.block and a.block < a.extent]
     while lanes > 1:
@@ -171,7 +171,7 @@ def _unroll(chunk: int, multiple: int, tile: int) -> int:
     return best
 
 
-def _flatten(images: Images) -> Images:
+def flatten(images: Images) -> Images:
     """Rows and columns as one long row cut into equal pieces, where all views allow it: tiles then ignore the image's width."""
     merged = [fuse_axes(v.axes[2], v.axes[3]) for v in images.views]
     if any(m is None or m.block for m in merged):
@@ -191,7 +191,7 @@ def _merge(axes: Sequence[Axis]) -> Axis | None:
     return merged
 
 
-def _matrices(views: Sequence[View]) -> list[View] | None:
+def matrices(views: Sequence[View]) -> list[View] | None:
     """Views [..., rows, columns] as [n, columns, 1, rows]: all leading axes and rows as one where that is possible, else n is the rest."""
     lead = [_merge(v.axes[:-1]) for v in views]
     if all(m is not None and not m.block for m in lead):

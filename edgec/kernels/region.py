@@ -3,8 +3,9 @@
 Reads `edgec.Fused` nodes and plain ones alike.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 from edgec.ir.graph import Graph, Node, Value
@@ -90,9 +91,20 @@ def _instr(node: Node, numbers: Mapping[Value, int]) -> Instr | str:
         present = tuple(numbers[v] for v in node.inputs if v is not None)
         op = "Clip" if low and high else "Max" if low else "Min" if high else "Identity"
         return Instr(op, present, (), dtype)
+    if node.op in ("QuantizeLinear", "DequantizeLinear") and any(v is not None and prod(v.dims) != 1 for v in node.inputs[1:]):
+        return f"{node.op} with a scale for each channel is not elementwise arithmetic of one kernel"
     if any(v is None for v in node.inputs) or (node.op in ("Max", "Min") and len(node.inputs) != 2):  # noqa: PLR2004
         return f"{node.op} with these operands is not elementwise arithmetic of one kernel"
     return Instr(node.op, tuple(numbers[v] for v in node.inputs if v is not None), _plain(node.attrs), dtype)
+
+
+def unscaled(what: Region, floats: Callable[[Value], tuple[float, ...] | None]) -> Region:
+    """The region whose QuantizeLinear do not divide where the scale is known to be one: the arithmetic before them has scaled."""
+    skip = len(what.expr.arguments) - len(what.operands)
+    units = {i for i, v in enumerate(what.operands, skip) if floats(v) == (1.0,)}
+    instrs = tuple(replace(x, attrs=(*x.attrs, ("unit", True))) if x.op == "QuantizeLinear" and x.args[1] in units else x
+                   for x in what.expr.instrs)
+    return replace(what, expr=replace(what.expr, instrs=instrs))
 
 
 def _plain(attrs: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:

@@ -56,7 +56,7 @@ class _Tile:
         plan, k, columns = self.plan, self.k, alike.columns
         acc = Accumulators(self.widths, columns)
         self._start(acc, columns, bias=True)
-        low, high = self._clip(row)
+        low, high = tiles.clip(row, plan.x.axes[2].extent)
         chunks = plan.in_channels // plan.chunk
 
         def reduce(summand: Accumulators, q: Index) -> None:
@@ -89,23 +89,6 @@ class _Tile:
             start = T.bind(self.k.load(2, self.channel + self.offsets[j], w)) if bias and self.plan.bias else const(0.0, "f32", w)
             for i in range(columns):
                 acc.set(i, j, start)
-
-    def _clip(self, row: Output) -> tuple[Index, Index]:
-        """The taps, from and to, whose input row exists."""
-        height, ys = self.plan.x.axes[2].extent, row.taps
-        if not ys.clipped(height):
-            return 0, ys.count
-        base = row.number * ys.step + ys.first
-        p = abs(ys.pitch)
-        # floor division of possibly negative numbers: shift by a multiple of the pitch that makes them positive
-        shift = (abs(ys.first) + ys.count * p) * p + p
-        above = -base if ys.pitch > 0 else base - (height - 1)             # taps before this many pitches are outside
-        below = (height - 1) - base if ys.pitch > 0 else base
-        if isinstance(row.number, int):
-            return max(0, -(-above // p)), min(ys.count, below // p + 1)
-        low = T.max(0, tirx.truncdiv(above + p - 1 + shift * p, p) - shift)
-        high = T.min(ys.count, tirx.truncdiv(below + shift * p, p) - shift + 1)
-        return T.bind(low), T.bind(high)
 
     def _row_of_taps(self, acc: Accumulators, q: Index, row: Output, ty: Index, column: Output, runs: Sequence[TapRun]) -> None:
         """Chunk q of the input channels at one row of taps."""

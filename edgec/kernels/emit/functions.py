@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
-from edgec.kernels.emit.core import Vector, cast, compute_dtype, const, fail_when, hold, narrow, widen
-from edgec.kernels.emit.vectormath import VectorMath, lane_by_lane
+from edgec.kernels.emit.core import Vector, cast, compute_dtype, const, fail_when, hold, narrow, type_name, widen
+from edgec.kernels.emit.vectormath import MAGIC, MAGIC_BITS, VectorMath, lane_by_lane
 from edgec.kernels.expr import Instr
 from edgec.kernels.functions import FLOATS, LARGEST_WHOLE_POWER, UNSIGNED
 
@@ -205,6 +205,29 @@ def _compare(operate: Callable[[Vector, Vector], Vector]) -> Operation:
     return lambda _, args, dtypes, lanes: operate(*_distinct(args, dtypes[0], lanes))
 
 
+def _quantize(instr: Instr, args: Sequence[Vector], _: Sequence[str], lanes: int) -> Vector:
+    """To the nearest integer, ties to even, plus the zero point, within the range of the result.
+
+    The bounds apply before rounding, shifted by the zero point: the sum with the magic number then is exact, and its low bits are the
+    integer. No conversion is needed, which on some CPUs would be a call.
+    """
+    m, (low, high) = VectorMath("f32", lanes), (0, 255) if instr.dtype == "u8" else (-128, 127)
+    value = args[0] if instr.attr("unit") else m.hold(args[0] / args[1])
+    zero = hold(cast(args[2], "i32", lanes), "i32", lanes) if len(args) > 2 else const(0, "i32", lanes)     # noqa: PLR2004
+    bottom, top = (m.hold(cast(const(bound, "i32", lanes) - zero, "f32", lanes)) for bound in (low, high))
+    value = m.hold(tirx.Select(tirx.LT(bottom, value), value, bottom))           # NaN gives the lowest number
+    value = m.hold(tirx.Select(tirx.LT(value, top), value, top))
+    bits = T.reinterpret(type_name("i32", lanes), m.hold(value + m.const(MAGIC)))
+    return cast(hold(bits - hold(const(MAGIC_BITS, "i32", lanes) - zero, "i32", lanes), "i32", lanes), instr.dtype, lanes)
+
+
+def _dequantize(_: Instr, args: Sequence[Vector], __: Sequence[str], lanes: int) -> Vector:
+    value = cast(args[0], "i32", lanes)
+    if len(args) > 2:                                                  # noqa: PLR2004
+        value = hold(value - cast(args[2], "i32", lanes), "i32", lanes)
+    return cast(value, "f32", lanes) * args[1]
+
+
 def _unary(function: Callable[[VectorMath, Vector], Vector]) -> Operation:
     return lambda _, args, dtypes, lanes: function(VectorMath(dtypes[0], lanes), args[0])
 
@@ -263,6 +286,7 @@ OPERATIONS: dict[str, Operation] = {
     "Not": lambda _i, a, _d, _l: _not(a[0]),
     "BitwiseAnd": lambda _i, a, _d, _l: a[0] & a[1], "BitwiseOr": lambda _i, a, _d, _l: a[0] | a[1],
     "BitwiseXor": lambda _i, a, _d, _l: a[0] ^ a[1], "BitwiseNot": lambda _i, a, _d, _l: ~a[0], "BitShift": _shift,
+    "QuantizeLinear": _quantize, "DequantizeLinear": _dequantize,
     "Where": lambda _i, a, _d, _l: tirx.Select(*a), "Identity": lambda _i, a, _d, _l: a[0],
     "Cast": lambda i, a, d, n: convert(a[0], d[0], i.dtype, n),
     "Const": lambda i, _a, _d, n: const(i.attr("value"), compute_dtype(i.dtype), n),

@@ -66,6 +66,24 @@ class Output:
         return self.taps.kernel + tap * self.taps.kernel_step
 
 
+def clip(output: Output, size: int) -> tuple[Index, Index]:
+    """The taps, from and to, that an output reads inside an input of `size`."""
+    taps = output.taps
+    if not taps.clipped(size):
+        return 0, taps.count
+    base = output.number * taps.step + taps.first
+    p = abs(taps.pitch)
+    # floor division of possibly negative numbers: shift by a multiple of the pitch that makes them positive
+    shift = (abs(taps.first) + taps.count * p) * p + p
+    above = -base if taps.pitch > 0 else base - (size - 1)                 # taps before this many pitches are outside
+    below = (size - 1) - base if taps.pitch > 0 else base
+    if isinstance(output.number, int):
+        return max(0, -(-above // p)), min(taps.count, below // p + 1)
+    low = T.max(0, tirx.truncdiv(above + p - 1 + shift * p, p) - shift)
+    high = T.min(taps.count, tirx.truncdiv(below + shift * p, p) - shift + 1)
+    return T.bind(low), T.bind(high)
+
+
 def tiles(xs: Sequence[Taps], columns: int, size: int, body: Callable[[Output, Tiles], None]) -> None:
     """Run `body(first output, tiles)` for each tile of a row that reads rows of `size`; tiles that are alike in a loop."""
     for taps in xs:

@@ -1,0 +1,193 @@
+"""Integer convolutions and products: each form alone, exact, between guard pages."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgec.ir.evaluate import evaluate_node
+from edgec.ir.graph import Array, Graph, Node, Value
+from edgec.ir.layout import Layout
+from edgec.ir.types import Tensor, numpy_dtype
+from edgec.isa import Isa
+from edgec.kernels.base import Operands
+from edgec.kernels.emit import emit
+from edgec.kernels.plan import packed, plan
+from tests.kernel_harness import A72, AVX2, AVX512, gathered, on, run, scatter
+
+NHWC = Layout((0, 2, 3, 1))
+
+
+def form(isa: Isa, name: str, *mattr: str, mcpu: str = "") -> Isa:
+    """An ISA whose integer kernels are made with another instruction."""
+    extra = (("int8_form", name), ("integer_mattr", (*isa.mattr, *mattr)), *((("integer_mcpu", mcpu),) if mcpu else ()))
+    return replace(isa, extra=extra)
+
+
+VNNI = form(AVX512, "vpdpbusd", "+avx512vnni")
+FORMS = {
+    "vnni": VNNI, "madd512": form(AVX512, "pmaddwd"), "madd": form(AVX2, "pmaddwd"), "portable": AVX2,
+    "smlal": form(A72, "smlal"), "sdot": form(A72, "sdot", mcpu="cortex-a76"), "portable-arm": A72,
+}
+EACH = [pytest.param(isa, id=name, marks=param.marks) for name, isa in FORMS.items() for param in on(isa)]
+
+
+def some(cases: Sequence[Any], each: int = 2) -> list[Any]:
+    """Cases with forms: every form meets some of them, every case `each` of the forms; the rest of all pairs is slow."""
+    made = []
+    for i, case in enumerate(cases):
+        for j, isa in enumerate(EACH):
+            slow = [] if (j - i * each) % len(EACH) < each else [pytest.mark.slow]
+            made.append(pytest.param(case, isa.values[0], id=f"{i}-{isa.id}", marks=[*isa.marks, *slow]))
+    return made
+
+
+def tensor(name: str, shape: Sequence[int], dtype: str, layout: Layout | None = None) -> Value:
+    return Value(name, Tensor(dtype, tuple(shape), layout))
+
+
+def numbers(rng: np.random.Generator, value: Value, low: int | None = None) -> Array:
+    dtype = numpy_dtype(value.tensor.dtype)
+    info = np.iinfo(dtype)
+    made = rng.integers(info.min if low is None else low, info.max + 1, value.dims)
+    made[rng.random(value.dims) < 0.2] = info.min if low is None else low          # extremes, which overflow first
+    return made.astype(dtype)
+
+
+def check(isa: Isa, nodes: Sequence[Node], inputs: dict[Value, Array], weights: dict[Value, Array]) -> str:
+    """Plan and run the nodes as one kernel; the algorithm's name, once it equals the evaluator in every bit."""
+    known: dict[Value, Any] = {**inputs, **weights}
+    for node in nodes:
+        known.update(zip(node.outputs, evaluate_node(node, [None if v is None else known[v] for v in node.inputs]), strict=True))
+    output = nodes[-1].outputs[0]
+    outer = tuple(dict.fromkeys(v for n in nodes for v in n.inputs if v is not None and v in {**inputs, **weights}))
+    body = Graph("body", outer, (output,), tuple(nodes))
+    node = nodes[0] if len(nodes) == 1 else Node("edgec.Fused", outer, (output,), MappingProxyType({"kind": "test", "body": body}))
+    planned = plan(node, isa, Operands.of(weights, lambda v: v.tensor.view))
+    assert not isinstance(planned, str), planned
+    arrays = []
+    for i, (arg, value) in enumerate(zip(planned.plan.args, planned.inputs, strict=False)):
+        given = {**inputs, **weights}[value]
+        arrays.append(packed(planned.plan, i, given) if arg.role == "weight" else scatter(given, value.tensor.layout))
+    outcome = run(planned.plan, emit, arrays)
+    np.testing.assert_array_equal(gathered(outcome.outputs[0], output.tensor.view), known[output])
+    return planned.plan.algo
+
+
+def requantized(y: Value, out: Value, channels: Sequence[int], rng: np.random.Generator, scale: float,
+                residual: Value | None = None) -> tuple[list[Node], dict[Value, Array]]:
+    """Bias, Cast, Mul, [Add,] Relu and QuantizeLinear from the sums `y` to the bytes `out`; and their constants."""
+    kinds = {"i32": "i32", "f32": "f32"}
+    values = {name: tensor(name, y.dims, kinds[kind]) for name, kind in
+              {"biased": "i32", "cast": "f32", "scaled": "f32", "added": "f32", "relu": "f32"}.items()}
+    bias, m = tensor("bias", channels, "i32"), tensor("m", channels, "f32")
+    one, zero = tensor("one", (), "f32"), tensor("zp", (), out.tensor.dtype)
+    constants: dict[Value, Array] = {
+        bias: rng.integers(-5000, 5000, channels).astype(np.int32), m: (rng.uniform(0.5, 1.5, channels) * scale).astype(np.float32),
+        one: np.array(1.0, np.float32), zero: np.array(7, numpy_dtype(out.tensor.dtype))}
+    nodes = [Node("Add", (y, bias), (values["biased"],)), Node("Cast", (values["biased"],), (values["cast"],), MappingProxyType({"to": 1})),
+             Node("Mul", (values["cast"], m), (values["scaled"],))]
+    last = values["scaled"]
+    if residual is not None:
+        nodes.append(Node("Add", (last, residual), (values["added"],)))
+        last = values["added"]
+    nodes += [Node("LeakyRelu", (last,), (values["relu"],), MappingProxyType({"alpha": 0.5})),
+              Node("QuantizeLinear", (values["relu"], one, zero), (out,))]
+    return nodes, constants
+
+
+def window(size: int, kernel: int, stride: int, dilation: int, pads: tuple[int, int]) -> int:
+    return (size + sum(pads) - (kernel - 1) * dilation - 1) // stride + 1
+
+
+CONVOLUTIONS: list[dict[str, Any]] = [
+    {"x": (1, 32, 9, 30), "m": 64, "k": (3, 3), "pads": (1, 1, 1, 1)},
+    {"x": (1, 3, 19, 17), "m": 24, "k": (3, 3), "strides": (2, 2), "pads": (0, 0, 1, 1)},
+    {"x": (2, 3, 19, 17), "m": 21, "k": (7, 5), "strides": (2, 3), "pads": (3, 2, 2, 1)},
+    {"x": (1, 3, 8, 9), "m": 16, "k": (3, 3), "pads": (1, 1, 1, 1), "lx": 0, "ly": 0},
+    {"x": (1, 24, 7, 7), "m": 40, "k": (1, 1)},
+    {"x": (1, 16, 1, 1), "m": 10, "k": (1, 1), "lx": 0, "ly": 0},
+    {"x": (1, 13, 20, 20), "m": 5, "k": (3, 3), "dilations": (4, 5), "pads": (4, 5, 4, 5)},
+    {"x": (2, 18, 5, 6), "m": 36, "k": (3, 3), "group": 3, "pads": (1, 1, 1, 1)},
+    {"x": (1, 64, 6, 6), "m": 64, "k": (3, 3), "group": 2, "strides": (2, 2), "pads": (0, 1, 1, 0), "lx": 16, "ly": 16},
+    {"x": (1, 1, 200, 1), "m": 16, "k": (40, 1), "strides": (4, 1), "pads": (17, 0, 19, 0), "lx": 0},
+    {"x": (1, 30, 50), "m": 12, "k": (5,), "pads": (2, 2), "strides": (1,), "lx": 0, "ly": 0},
+    {"x": (1, 8, 3, 3), "m": 8, "k": (3, 3), "pads": (5, 5, 5, 5)},
+]
+
+
+def layout_of(code: int) -> Layout | None:
+    return None if code == 0 else NHWC if code < 0 else Layout((0, 1, 2, 3), ((1, code),))
+
+
+@pytest.mark.parametrize(("case", "isa"), some(CONVOLUTIONS))
+def test_convolution(case: dict[str, Any], isa: Isa) -> None:
+    rng = np.random.default_rng(1)
+    spatial = len(case["k"])
+    attrs: dict[str, Any] = {"kernel_shape": list(case["k"]), "group": case.get("group", 1)}
+    for name, value in (("strides", (1,) * spatial), ("dilations", (1,) * spatial), ("pads", (0,) * 2 * spatial)):
+        attrs[name] = list(case.get(name, value))
+    n, c, *size = case["x"]
+    out = [window(s, case["k"][i], attrs["strides"][i], attrs["dilations"][i], (attrs["pads"][i], attrs["pads"][i + spatial]))
+           for i, s in enumerate(size)]
+    data = "i8" if (n + c + case["m"]) % 2 else "u8"
+    for dtype, result in ((data, "i8"), ("u8" if data == "i8" else "i8", "u8"))[:2 if c < 4 else 1]:
+        x, w = tensor("x", case["x"], dtype, layout_of(case.get("lx", -1))), tensor("w", (case["m"], c // attrs["group"], *case["k"]), "i8")
+        zero, shape = tensor("x_zero", (), dtype), (n, case["m"], *out)
+        y, z = tensor("y", shape, "i32"), tensor("z", shape, result, layout_of(case.get("ly", -1)))
+        residual = tensor("r", shape, "f32", layout_of(case.get("ly", -1))) if c > 8 else None
+        reduction = c // attrs["group"] * np.prod(case["k"])
+        nodes, constants = requantized(y, z, (case["m"], *[1] * spatial), rng, float(0.01 / np.sqrt(reduction)), residual)
+        inputs = {x: numbers(rng, x)}
+        if residual is not None:
+            inputs[residual] = rng.uniform(-9, 9, shape).astype(np.float32)
+        weights = {w: numbers(rng, w, -127), zero: np.array(-11 if dtype == "i8" else 131, numpy_dtype(dtype)), **constants}
+        algo = check(isa, [Node("ConvInteger", (x, w, zero), (y,), MappingProxyType(attrs)), *nodes], inputs, weights)
+        assert algo.startswith("conv_")
+
+
+@pytest.mark.parametrize(("case", "isa"), some([
+    ((1, 70), (70, 33), "i8"), ((5, 64), (64, 10), "u8"), ((2, 7, 24), (24, 40), "i8"), ((17, 3), (3, 1), "u8")]))
+def test_product(case: tuple[tuple[int, ...], tuple[int, int], str], isa: Isa) -> None:
+    rng, (a, b, dtype) = np.random.default_rng(3), case
+    x, w, y, z = tensor("x", a, dtype), tensor("w", b, "i8"), tensor("y", (*a[:-1], b[1]), "i32"), tensor("z", (*a[:-1], b[1]), dtype)
+    zero = tensor("x_zero", (1,), dtype)
+    nodes, constants = requantized(y, z, (b[1],), rng, 0.001)
+    inputs = {x: numbers(rng, x), zero: np.array([5], numpy_dtype(dtype))}                # an activation, too, can be a zero point
+    algo = check(isa, [Node("MatMulInteger", (x, w, zero), (y,)), *nodes], inputs, {w: numbers(rng, w, -127), **constants})
+    assert algo.startswith("gemm_")
+
+
+@pytest.mark.parametrize("isa", EACH[:1])
+def test_no_zero_point_and_bare_sums(isa: Isa) -> None:
+    rng = np.random.default_rng(5)
+    x, w, y = tensor("x", (1, 20, 6, 7), "i8", NHWC), tensor("w", (9, 20, 3, 3), "i8"), tensor("y", (1, 9, 6, 7), "i32", NHWC)
+    attrs = MappingProxyType({"pads": [1, 1, 1, 1]})
+    check(isa, [Node("ConvInteger", (x, w), (y,), attrs)], {x: numbers(rng, x)}, {w: numbers(rng, w, -127)})
+
+
+def test_weights_of_minus_128_are_not_summed_in_16_bits() -> None:
+    rng = np.random.default_rng(6)
+    x, w, y = tensor("x", (1, 16, 4, 4), "i8", NHWC), tensor("w", (8, 16, 1, 1), "i8"), tensor("y", (1, 8, 4, 4), "i32", NHWC)
+    for low, word in ((-127, "smlal"), (-128, "portable")):
+        weights = {w: np.full((8, 16, 1, 1), low, np.int8)}
+        planned = plan(Node("ConvInteger", (x, w), (y,)), FORMS["smlal"], Operands.of(weights, lambda v: v.tensor.view))
+        assert not isinstance(planned, str)
+        assert f"_{word}_" in planned.plan.algo
+    del rng
+
+
+@pytest.mark.parametrize(("change", "reason"), [
+    ({"w": "u8"}, "i8 weights on bytes, not for u8 on i8"), ({"x": "i32"}, "i8 weights on bytes, not for i8 on i32"),
+    ({"zero": (3,)}, "one zero point for all of its data"), ({"w_zero": 1}, "weights whose zero point is 0")])
+def test_what_is_refused(change: dict[str, Any], reason: str) -> None:
+    x, w = tensor("x", (1, 3, 4, 4), change.get("x", "i8")), tensor("w", (8, 3, 1, 1), change.get("w", "i8"))
+    zero, w_zero = tensor("zero", change.get("zero", ()), "i8"), tensor("w_zero", (), "i8")
+    weights = {w: np.zeros(w.dims, numpy_dtype(w.tensor.dtype)), w_zero: np.array(change.get("w_zero", 0), np.int8)}
+    node = Node("ConvInteger", (x, w, zero, w_zero), (tensor("y", (1, 8, 4, 4), "i32"),))
+    answer = plan(node, VNNI, Operands.of(weights, lambda v: v.tensor.view))
+    assert isinstance(answer, str)
+    assert reason in answer
