@@ -24,7 +24,7 @@ _TASK_MACS = 400_000
 """Multiply-accumulates below which a task is not worth its launch."""
 _BODY = 112
 """Vector products that the innermost loop may hold."""
-_MERGED = 64
+_MERGED = 32
 """The longest row of taps, in bytes, that is read as one run."""
 
 
@@ -111,9 +111,10 @@ class _Nest:
         fixed = n * groups * len(widths)
         row_chunks = chunks(ys.out_count, min(-(-_TASKS // fixed), macs // (_TASK_MACS * fixed)))
         bias, epilogue, used = self._epilogue()
+        unroll = _unroll(form, tile.tw * tile.nb, (xs.count if merged else 1) * chunk // 4)
         plan = DotPlan(
             isa, (), fixed * row_chunks, x=x, y=y, ys=ys, xs=xs, kernel=kernel, groups=groups, widths=widths, columns=tile.tw, chunk=chunk,
-            merged=merged, unroll=_unroll(form, tile.tw * tile.nb), row_chunks=row_chunks, form=form, zero=self.zero is not None, bias=bias,
+            merged=merged, unroll=unroll, row_chunks=row_chunks, form=form, zero=self.zero is not None, bias=bias,
             epilogue=epilogue, name=name, stored=stored, macs=macs, cycles=tile.cycles * n * groups)
         args = self._args(plan.groups * plan.group_bytes + 4 * y.axes[1].extent)
         zeros = (self.zero,) if self.zero is not None else ()
@@ -174,7 +175,9 @@ def _one_run(x: View, xs: Taps, chunk: int) -> bool:
     return packed and xs.pitch == 1 and columns.stride == chunk and not columns.block
 
 
-def _unroll(form: Form, tile: int) -> int:
-    """Steps in the innermost body, in fours where one load of pixels serves four."""
-    least = 4 if form == "sdot" else 1
-    return max(least, min(4, _BODY // tile))
+def _unroll(form: Form, tile: int, steps: int) -> int:
+    """Steps in the innermost body: a divisor of all where there is one, in fours where one load of pixels serves four."""
+    most = max(1, min(8, _BODY // tile))
+    if form == "sdot":
+        return 4
+    return max(u for u in range(1, most + 1) if steps % u == 0)

@@ -47,7 +47,7 @@ class Taps:
     def runs(self, outputs: range, size: int) -> tuple[TapRun, ...]:
         """The taps of a tile that are inside an input of `size`."""
         inside = [tuple(j for j, o in enumerate(outputs) if 0 <= self.reads(o, t) < size) for t in range(self.count)]
-        return tuple((taps, columns) for taps, columns in _ranges(inside) if columns)
+        return tuple((taps, columns) for taps, columns in ranges(inside) if columns)
 
     def tiles(self, columns: int, size: int) -> list["Tiles"]:
         """All outputs as tiles of `columns` (the last may be narrower): those that are alike together, those at an edge each on its own."""
@@ -67,7 +67,7 @@ class Taps:
         for o in range(self.out_count):
             valid = [t for t in range(self.count) if 0 <= self.reads(o, t) < size]
             inside.append(range(valid[0], valid[-1] + 1) if valid else range(0))
-        return _ranges(inside)
+        return ranges(inside)
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Geometry:
         return phases(out, self.kernel[axis], self.strides[axis], self.dilations[axis], self.pads[axis], transposed=transposed)
 
 
-def _ranges(items: Sequence[_T]) -> list[tuple[range, _T]]:
+def ranges(items: Sequence[_T]) -> list[tuple[range, _T]]:
     """Equal neighbors together: (their numbers, the item)."""
     made, start = [], 0
     for item, group in groupby(items):

@@ -1,6 +1,6 @@
 """Integer convolutions and products: a register tile of output columns x vectors of output channels, over the whole reduction."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate
 
@@ -13,7 +13,10 @@ from edgec.kernels.emit.core import Accumulators, Index, Kernel, Vector, address
 from edgec.kernels.emit.dotforms import FORMS, Parts, Sdot, assembled
 from edgec.kernels.emit.elementwise import epilogue
 from edgec.kernels.emit.tiles import Output
-from edgec.kernels.taps import Tiles
+from edgec.kernels.taps import Tiles, ranges
+
+Pixel = Callable[[int], Parts]
+"""A pixel made ready for vectors of a width."""
 
 
 def emit(plan: DotPlan, symbol: str) -> tirx.PrimFunc:
@@ -124,33 +127,33 @@ class _Tile:
             first = hold(base + column.reads(run) * step, "i32", 1)
             return [first + i * column.taps.step * step for i in range(alike.columns)]
 
+        def tap(taps: Sequence[list[bool] | None], tx: Index) -> None:
+            self._run(acc, weight + column.kernel(tx) * plan.steps * self.places[-1], size, at(tx), taps)
+
         if plan.merged:
             reached = [[i in inside.get(tx, ()) for tx in range(plan.xs.count)] for i in range(alike.columns)]
             self._run(acc, weight, size, at(0), [None if all(taps) else taps for taps in reached])
             return
-        for tx in range(plan.xs.count):
-            here = inside.get(tx, ())
-            taps = [None if i in here else [False] for i in range(alike.columns)]
-            self._run(acc, weight + column.kernel(tx) * plan.steps * self.places[-1], size, at(tx), taps)
+        for some, here in ranges([inside.get(tx, ()) for tx in range(plan.xs.count)]):
+            taps: list[list[bool] | None] = [None if i in here else [False] for i in range(alike.columns)]
+            loop(some.start, some.stop, partial(tap, taps))
 
     def _run(self, acc: Accumulators, weight: Index, size: int, at: Sequence[Index], taps: Sequence[list[bool] | None]) -> None:
         """A run of `size` bytes for each column: `taps` tells which of the taps in it are inside the input, None when all of them are."""
-        plan, full, unroll = self.plan, size // DEPTH, self.plan.unroll
-        mixed = any(t is not None and any(t) for t in taps)
-        if not self.contiguous and plan.chunk != 1:
-            full = 0
-        if mixed or full == 0:
+        full, unroll = size // DEPTH, self.plan.unroll
+        if any(t is not None and any(t) for t in taps):
             for step in range(-(-size // DEPTH)):
                 pixels = [self._pieces(a, t, step, size) for a, t in zip(at, taps, strict=True)]
                 self._step(acc, weight + step * self.places[-1], [partial(self.form.spread, p) for p in pixels])
             return
 
         def several(first: Index, count: int) -> None:
-            for quad in _fours(count) if isinstance(self.form, Sdot) else ():
-                self._quad(acc, weight, first + quad, at, taps)
-            for u in range(count // 4 * 4 if isinstance(self.form, Sdot) else 0, count):
+            quads = count // 4 if isinstance(self.form, Sdot) and self.contiguous else 0
+            for quad in range(quads):
+                self._quad(acc, weight, first + 4 * quad, at, taps)
+            for u in range(4 * quads, count):
                 step = first + u
-                pixels = [partial(self.form.load, a + step * DEPTH) if t is None else partial(self.form.spread, self.outside)
+                pixels = [self._pixel(a, step) if t is None else partial(self.form.spread, self.outside)
                           for a, t in zip(at, taps, strict=True)]
                 self._step(acc, weight + step * self.places[-1], pixels)
 
@@ -167,8 +170,18 @@ class _Tile:
             raise TypeError("one load serves four steps where a pixel can be a lane")
         loaded = [form.quad(a + step * DEPTH) if t is None else [form.spread(self.outside, 4)] * 4 for a, t in zip(at, taps, strict=True)]
         for u in range(4):
-            pixels = [partial(_same, pixel[u]) for pixel in loaded]
+            pixels: list[Pixel] = [partial(_same, pixel[u]) for pixel in loaded]
             self._step(acc, weight + (step + u) * self.places[-1], pixels)
+
+    def _pixel(self, at: Index, step: Index) -> Pixel:
+        """Four bytes of a run that are all inside."""
+        if self.contiguous:
+            return partial(self.form.load, at + step * DEPTH)
+        places = [at + (step * DEPTH + i) * self.channel_step for i in range(DEPTH)]
+        return partial(self.form.spread, assembled([self._byte(p) for p in places]))
+
+    def _byte(self, at: Index) -> Vector:
+        return cast(cast(self.k.raw(0)[at], "u8", 1), "i32", 1)
 
     def _pieces(self, at: Index, taps: list[bool] | None, step: int, size: int) -> Vector:
         """Four bytes of a run, fewer at its end, each from where it lies or, outside the input, the zero point."""
@@ -179,22 +192,18 @@ class _Tile:
                 parts.append(self.outside_byte)
             else:
                 place = at + (b if self.plan.merged else channel * self.channel_step)
-                parts.append(cast(cast(self.k.raw(0)[place], "u8", 1), "i32", 1))
+                parts.append(self._byte(place))
         return assembled(parts)
 
-    def _step(self, acc: Accumulators, weight: Index, pixels: Sequence[object]) -> None:
+    def _step(self, acc: Accumulators, weight: Index, pixels: Sequence[Pixel]) -> None:
         """The products of one step: every column with every vector."""
         weights = [self.form.weights(weight + self.places[j], w) for j, w in enumerate(self.computed)]
         for i, make in enumerate(pixels):
             made: dict[int, Parts] = {}
             for j, w in enumerate(self.computed):
                 if w not in made:
-                    made[w] = make(w)                                  # type: ignore[operator]
+                    made[w] = make(w)
                 acc.set(i, j, self.form.add(acc.get(i, j), made[w], weights[j], w))
-
-
-def _fours(count: int) -> Iterator[int]:
-    return iter(range(0, count // 4 * 4, 4))
 
 
 def _same(pixel: Parts, width: int) -> Parts:
