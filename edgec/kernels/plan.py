@@ -18,9 +18,11 @@ from edgec.kernels import (
     plan_gather,
     plan_generic,
     plan_map,
+    plan_recurrent,
     plan_reduce,
     plan_resize,
     plan_window,
+    recurrent,
     window,
 )
 from edgec.kernels.base import KernelPlan, Operands, Planned
@@ -71,6 +73,8 @@ def why_generic(node: Node, isa: Isa, operands: Operands) -> str | None:
 
 
 def _own(node: Node, isa: Isa, operands: Operands) -> Planned | str:
+    if node.op in plan_recurrent.OPERATORS:
+        return plan_recurrent.recurrent(node, isa, operands)
     what = region(node)
     if isinstance(what, str):
         return what
@@ -90,6 +94,8 @@ def packed(plan: KernelPlan, arg: int, array: Array) -> Array:
         return dot.pack(plan, array)
     if isinstance(plan, window.WindowPlan) and arg == 1 and plan.op == "depthwise":
         return window.pack(plan, array)
+    if isinstance(plan, recurrent.RecurrentPlan):
+        return recurrent.pack(plan, arg, array)
     return array.reshape(-1)
 
 
