@@ -36,6 +36,8 @@ _ANCHORS: Mapping[str, _Planner] = {
     **dict.fromkeys(plan_reduce.OPERATORS, plan_reduce.reduction),
     **dict.fromkeys(plan_gather.GATHERS | plan_gather.SCATTERS, plan_gather.gather),
 }
+ALONE = plan_recurrent.OPERATORS
+"""Operators that are a kernel by themselves: nothing is fused behind them."""
 
 
 def unknown(node: Node) -> str | None:
@@ -73,7 +75,7 @@ def why_generic(node: Node, isa: Isa, operands: Operands) -> str | None:
 
 
 def _own(node: Node, isa: Isa, operands: Operands) -> Planned | str:
-    if node.op in plan_recurrent.OPERATORS:
+    if node.op in ALONE:
         return plan_recurrent.recurrent(node, isa, operands)
     what = region(node)
     if isinstance(what, str):
@@ -99,4 +101,4 @@ def packed(plan: KernelPlan, arg: int, array: Array) -> Array:
     return array.reshape(-1)
 
 
-__all__ = ["Isa", "Operands", "Planned", "Value", "View", "copy", "packed", "plan", "unknown", "why_generic"]
+__all__ = ["ALONE", "Isa", "Operands", "Planned", "Value", "View", "copy", "packed", "plan", "unknown", "why_generic"]
