@@ -239,6 +239,10 @@ def node_macs(node: Node) -> int:
     match node.op.rpartition(".")[2].removeprefix("QLinear").removesuffix("Integer"):
         case "Conv":
             return node.output.tensor.elements * prod(_weight(node).dims[1:])
+        case "Conv2D":
+            return node.output.tensor.elements * prod(_operand(node, 1).dims[1:])
+        case "DepthwiseConv2D":
+            return node.output.tensor.elements * prod(_operand(node, 1).dims[1:3])
         case "ConvTranspose":
             return _operand(node, 0).elements * prod(_weight(node).dims[1:])
         case "Gemm":

@@ -150,9 +150,39 @@ class Gpu(Device):
             launch_cycles=float(unit.facts.get("launch", 0)), local_bytes=int(unit.facts.get("local", 0)))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Npu(Device):
+    """An NPU that runs command streams of a compiler of its own, on memory that it shares with the CPU.
+
+    `accelerator`, `system` and `memory_mode` are that compiler's words for the NPU, its clocks and memories, and what lies in which.
+    """
+
+    accelerator: str
+    system: str
+    memory_mode: str
+
+    @classmethod
+    def of(cls, unit: "Unit", target: "Target") -> Self:
+        """Collect the facts of an NPU; UsageError names the first one that the target's text leaves out."""
+        def need(name: str) -> Any:
+            if name not in unit.facts:
+                raise UsageError(f"target {target.name} does not say {name} of its unit {unit.name}, and no commands can be made without it")
+            return unit.facts[name]
+
+        clock = float(need("clock"))
+        bandwidth = float(need("bandwidth")) / clock
+        return cls(
+            triple="ethosu", mcpu=need("accelerator"), mattr=(), lanes=1, registers=1, broadcast="memory", fma_ports=1, fma_latency=1,
+            load_ports=1, l1_bytes=0, l2_bytes=0, l3_bytes=0, line_bytes=16, dram_bytes_per_cycle=bandwidth, l2_bytes_per_cycle=bandwidth,
+            clock_hz=clock, driver="ethosu", own_memory=False, macs_per_cycle=float(need("macs_per_cycle")),
+            launch_cycles=float(unit.facts.get("launch", 0)), accelerator=need("accelerator"), system=need("system"),
+            memory_mode=need("memory_mode"))
+
+
 def devices(target: "Target") -> Mapping[str, Device]:
     """Collect the facts of a target's units beside the CPU for which edgec can make kernels, by name."""
-    return {u.name: Gpu.of(u, target) for u in target.units.values() if u.kind == "gpu" and "language" in u.facts}
+    made: dict[str, Device] = {u.name: Gpu.of(u, target) for u in target.units.values() if u.kind == "gpu" and "language" in u.facts}
+    return made | {u.name: Npu.of(u, target) for u in target.units.values() if u.kind == "npu" and u.facts.get("compiler") == "vela"}
 
 
 

@@ -15,7 +15,7 @@ from edgec.ir.edit import Namer, retype, splice
 from edgec.ir.graph import Graph, Node, Value
 from edgec.ir.layout import Layout, View
 from edgec.ir.types import Tensor
-from edgec.isa import Device, Isa, cpu_isa, devices
+from edgec.isa import Device, Isa, Npu, cpu_isa, devices
 from edgec.kernels.base import Operands
 from edgec.kernels.plan import plan, unknown
 from edgec.lang.text import show_type
@@ -50,6 +50,7 @@ def _settle(graph: Graph, cpu: Isa, units: Mapping[str, Device]) -> Graph:
     made: dict[Node, list[Node]] = {}
     for node in graph.nodes:
         isa = units.get(node.device or "", cpu)
+        copier = None if isinstance(isa, Npu) else node.device    # an NPU runs its commands and nothing else
         if node.op in VIEW_OPS or node.op == "Concat" or not isinstance(plan(node, isa, operands), str):
             continue
         loose = [v for v in dict.fromkeys(node.inputs) if v is not None and v not in graph.weights and not places[v].view.dense]
@@ -58,9 +59,9 @@ def _settle(graph: Graph, cpu: Isa, units: Mapping[str, Device]) -> Graph:
             straight = replace(operands, view=partial(_straight, places, frozenset(group)))
             if group and not isinstance(plan(node, isa, straight), str):
                 fresh = {v: Value(name(f"{v.name}.copy"), replace(v.tensor, layout=None)) for v in group}
-                before = [Node("edgec.Reorder", (v,), (new,), device=node.device, origin=node.origin)
+                before = [Node("edgec.Reorder", (v,), (new,), device=copier, origin=node.origin)
                           for v, new in fresh.items() if v not in parts]
-                after = [Node("Identity", (new,), (v,), device=node.device, origin=node.origin)
+                after = [Node("Identity", (new,), (v,), device=copier, origin=node.origin)
                          for v, new in fresh.items() if v in parts]
                 inputs, outputs = tuple(v and fresh.get(v, v) for v in node.inputs), tuple(fresh.get(v, v) for v in node.outputs)
                 made[node] = [*before, replace(node, inputs=inputs, outputs=outputs), *after]

@@ -143,7 +143,7 @@ def _fill(  # noqa: PLR0913 - what a bundle is made of
     fit.check(taken, str(facts["target"]["name"]))  # type: ignore[index]
     (folder / f"{name}.o").write_bytes(elf.write(merged))
     hosted = toolchain.is_hosted(isa.triple)
-    drivers = sorted({u.driver for u in program.units if c_units.has_driver(u.driver)}) if hosted else []
+    drivers = sorted({u.driver for u in program.units if c_units.has_driver(u.driver)})
     system = ("edgec_rt.c", "edgec_rt.h", "run.py", *(["units.py"] if program.units else ())) if hosted else ()
     for file in (*system, "NOTICE", *(f"edgec_{d}.{e}" for d in drivers for e in "ch")):
         (folder / file).write_text(c_source.fill(file, {"NAME": name, "DEVICE_ABI": c_source.device_abi()}))
@@ -153,7 +153,7 @@ def _fill(  # noqa: PLR0913 - what a bundle is made of
         (folder / "run.py").chmod(0o755)
         chain.link_shared([f"{name}.o"], folder, f"lib{name}.so")
         _library(folder, chain, "rt", ["edgec_rt_create", "edgec_rt_destroy"], _POSIX)
-        for driver in drivers:
+        for driver in filter(c_units.has_library, drivers):
             _library(folder, chain, driver, [f"edgec_{driver}_{f}" for f in ("create", "destroy", "error")], _DRIVER)
     weights.write(folder / f"{name}.weights.bin", program, tensors, identity)
     files = {u: f"{name}.{c_source.identifier(u)}.{code.suffix}" for u, code in codes.items()}

@@ -146,8 +146,9 @@ def _bare_example(program: Program) -> str:
     memory = [f"static {_parameter(p)};" for p in ports]
     memory += [f"static unsigned char {region}[{size}] __attribute__((aligned({name}_ALIGNMENT)));" for region, size in kept]
     prepare = f"  {name}_prepare({name}_weights, prepared);\n" if program.prepared_bytes else ""
-    return fill("main_bare.c", {"NAME": name, "MEMORY": "\n".join(memory), "PREPARE": prepare,
-                                "ARGUMENTS": ", ".join([*(identifier(p.c_name) for p in ports), "arena", *(region for region, _ in kept)])})
+    arguments = [*(["devices"] if program.units else ()), *(identifier(p.c_name) for p in ports), "arena", *(region for region, _ in kept)]
+    return fill("main_bare.c", {"NAME": name, "MEMORY": "\n".join(memory), "PREPARE": prepare, "ARGUMENTS": ", ".join(arguments),
+                                **c_units.bare_example(program)})
 
 
 def runner(name: str, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> str:

@@ -11,6 +11,8 @@ from edgec.codegen.program import HOST, Copy, Launch, Operand, Program, Wait
 from edgec.codegen.weights import HEADER_BYTES
 
 _RUNTIME = Path(__file__).parent / "runtime"
+_BOUND = frozenset({"ethosu"})
+"""Drivers that call another one, which is part of the user's program."""
 _HEADER = ("DEVICE_ABI", "ARGS_UNITS", "DECLARE_UNITS", "PARAMETER_UNITS", "ASSIGN_UNITS", "ARGUMENT_UNITS")
 _MAIN = ("FRAME_UNITS", "UNITS", "CHECK_UNITS", "BIND_UNITS")
 _EXAMPLE = ("INCLUDE_UNITS", "DECLARE_UNITS", "OPEN_UNITS", "EXPLAIN_UNITS", "CLOSE_UNITS")
@@ -73,6 +75,11 @@ def has_driver(driver: str) -> bool:
     return (_RUNTIME / f"edgec_{driver}.c").exists()
 
 
+def has_library(driver: str) -> bool:
+    """Whether that driver is also a library, which needs nothing but the C library: others call what a program brings."""
+    return has_driver(driver) and driver not in _BOUND
+
+
 def cmake(program: Program) -> Mapping[str, str]:
     """What the CMake file says more: the drivers that come with the model."""
     drivers = sorted({u.driver for u in program.units if has_driver(u.driver)})
@@ -124,6 +131,20 @@ def _operand(program: Program, number: int, operand: Operand) -> str:
     values = {"host": host, "offset": f"{offset}u", "bytes": f"{buffer.bytes - operand.offset}u", "region": region,
               "writes": str(int(operand.write))}
     return "".join(f"  o[{number}].{key} = {value};\n" for key, value in values.items())
+
+
+def bare_example(program: Program) -> Mapping[str, str]:
+    """The same without an operating system."""
+    if not program.units:
+        return {"INCLUDE_UNITS": "", "DEVICES": "", "OPEN_UNITS": ""}
+    name, opened = identifier(program.name), ""
+    for i, unit in enumerate(program.units):
+        code, driver = f"{name}_{identifier(unit.name)}_code", f"edgec_{identifier(unit.driver)}"
+        opened += (f"  devices[{i}] = {driver}_create(&{name}_units[{i}], {name}_weights, {code}, (size_t)({code}_end - {code}), message, "
+                   f"sizeof message);\n  if (devices[{i}] == NULL) return 2;\n")
+    includes = "".join(f'#include "edgec_{d}.h"\n' for d in dict.fromkeys(identifier(u.driver) for u in program.units))
+    return {"INCLUDE_UNITS": includes, "OPEN_UNITS": opened,
+            "DEVICES": f"static const edgec_device* devices[{name}_UNITS];\nstatic char message[256]; /* why a unit cannot be used */\n"}
 
 
 def example(program: Program) -> Mapping[str, str]:

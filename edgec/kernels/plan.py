@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from edgec.ir.graph import Array, Node, Value
 from edgec.ir.layout import View
 from edgec.ir.types import Tensor
-from edgec.isa import Device, Isa
+from edgec.isa import Device, Isa, Npu
 from edgec.kernels import (
+    command,
     contract,
     dot,
     pad,
@@ -52,6 +53,8 @@ def plan(node: Node, isa: Isa, operands: Operands) -> Planned | str:
     """A kernel for a node (fused or not), or the reason why there is none; TVM's for a plain node that no kernel of our own takes."""
     if reason := unknown(node):
         return reason
+    if isinstance(isa, Npu):
+        return command.commands(node, isa, operands)
     if isinstance(isa, Device):
         return f"no kernel is written for a unit that is driven through {isa.driver}"
     made = _own(node, isa, operands)

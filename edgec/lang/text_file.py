@@ -37,14 +37,20 @@ def save(graph: Graph, path: str | os.PathLike[str], header: str = "") -> None:
 
 
 def save_whole(graph: Graph, path: str | os.PathLike[str], header: str = "") -> None:
-    """Write a graph as one text that holds everything: lines of comments first, and the archive of big tensors in comments at the end."""
+    """Write a graph as one text that holds everything."""
+    text = whole(graph, header)
+    _write(Path(path), lambda file: file.write(text.encode()))
+
+
+def whole(graph: Graph, header: str = "") -> str:
+    """A graph as one text that holds everything: lines of comments first, and the archive of big tensors in comments at the end."""
     blobs: dict[str, Array] = {}
     text, file = header + show(graph, blobs), io.BytesIO()
     if blobs:
         _pack(blobs, file)
         letters = base64.b64encode(file.getvalue()).decode()
         text += "".join((_MARK[1:], *(f"; {letters[i:i + _WIDTH]}\n" for i in range(0, len(letters), _WIDTH))))
-    _write(Path(path), lambda file: file.write(text.encode()))
+    return text
 
 
 def load(path: str | os.PathLike[str]) -> Graph:
