@@ -14,6 +14,7 @@ from edgec import calibrate as sampling
 from edgec.bundle import Bundle
 from edgec.codegen import fit, toolchain
 from edgec.codegen.bundle import check_place, write_bundle
+from edgec.codegen.npu import region as npu
 from edgec.codegen.object import compile_kernels
 from edgec.codegen.schedule import Schedule, schedule
 from edgec.cost import energy
@@ -34,13 +35,17 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Built:
-    """Everything a build knows before files are written: the final graph, its schedule, and what the passes noted and did."""
+    """Everything a build knows before files are written: the final graph, its schedule, and what the passes noted and did.
+
+    `regions` are those that run on NPUs, with their commands.
+    """
 
     graph: Graph
     schedule: Schedule
     target: Target
     isa: Isa
     context: Context
+    regions: tuple[npu.Region, ...] = ()
 
 
 def build(  # noqa: PLR0913  one keyword for each flag of the command line
@@ -80,20 +85,22 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
     faces = interface if isinstance(interface, Interface) else of(interface or {}, graph)
     feeds = samples_for(graph, rank, calibrate, notes, interface=faces)
     made = compile_graph(graph, machine, name, progress=progress, cancelled=cancelled, watch=watch, disabled=disabled, limit=limit,
-                         optimize_for=optimize_for, interface=faces, rank=rank, samples=feeds)
+                         optimize_for=optimize_for, interface=faces, rank=rank, samples=feeds, cache=cache)
     fit.check(fit.uses(made.schedule.program, 0, machine.memories), machine.name)
     said = list[str]()                                         # about this machine's cache: no part of the bundle
     with _reproducible(graph, machine, watch):
         objects = compile_kernels(made.schedule.plans, made.isa, jobs=jobs, cache_dir=cache, progress=lambda d, n, _: tell("kernels", d, n),
                                   cancelled=cancelled, note=said.append, origins=_origins(made.schedule))
     tell("bundle", 0, 1)
+    codes = npu.unit_codes(made.regions, linux=toolchain.is_hosted(triple), cache=cache)
     write_bundle(place, made.schedule.program, made.schedule.weights, objects, isa=made.isa, target=made.target.name,
-                 target_text=made.target.text(), memories=made.target.memories, model_sha256=_digest(model), cc=cc,
+                 codes=codes, target_text=made.target.text(), memories=made.target.memories, model_sha256=_digest(model), cc=cc,
                  passes=tuple(dict.fromkeys(s for s, _ in made.context.times)),
                  options={"threads": threads, "optimize_for": optimize_for, "exact": exact, "dims": dict(dims or {}),
                           "shapes": {k: list(v) for k, v in (shapes or {}).items()},
                           "inputs": list(inputs or ()), "outputs": list(outputs or ()), **({} if rank is None else {"rank": str(rank)})},
-                 extra={"notes": [*notes, *made.context.notes], "report": report(made), "input_ranges": ranges(graph), **faces.facts()})
+                 extra={"notes": [*notes, *made.context.notes], "report": report(made), "npus": npu.facts(made.regions),
+                        "input_ranges": ranges(graph), **faces.facts()})
     notes += [*made.context.notes, *said]
     tell("bundle", 1, 1)
     return Bundle(place)
@@ -129,6 +136,7 @@ def compile_graph(  # noqa: PLR0913  one keyword for each flag of the command li
     graph: Graph, target: str | Path | Target, name: str, *, progress: Progress | None = None, cancelled: Callable[[], bool] | None = None,
     watch: Watch | None = None, disabled: Sequence[str] = (), limit: int | None = None, optimize_for: str = "speed",
     interface: Interface | None = None, rank: str | float | None = None, samples: Sequence[Mapping[str, Any]] = (),
+    cache: Path | None = None,
 ) -> Built:
     """All passes and the schedule: everything but machine code."""
     machine = target if isinstance(target, Target) else find(target)
@@ -144,8 +152,10 @@ def compile_graph(  # noqa: PLR0913  one keyword for each flag of the command li
         isa = replace(isa, extra=(*isa.extra, ("optimize", "size")))
     tell("schedule", 0, 1)
     with _reproducible(graph, machine, watch):
-        made = schedule(final, isa, re.sub(r"\W", "_", name), lambda origins: _cut(graph, origins), devices(machine))
-    return Built(final, made, machine, isa, context)
+        units = devices(machine)
+        final, regions = npu.compile_regions(final, units, cache=cache, note=context.note)
+        made = schedule(final, isa, re.sub(r"\W", "_", name), lambda origins: _cut(graph, origins), units)
+    return Built(final, made, machine, isa, context, regions)
 
 
 def _cut(graph: Graph, origins: Collection[str]) -> str:

@@ -21,9 +21,12 @@ class Bundle:
         """Everything there is to know about it; BadInput when it cannot be read."""
         return read_manifest(self.path)
 
-    def load(self, *, threads: int | None = None, poison: bool = False) -> Session:
-        """Load it to run here, or under its target's emulator. `threads`: as it was built for, unless said."""
-        return load(self.path, threads=threads or int(self.manifest["options"].get("threads", 1)), poison=poison)
+    def load(self, *, threads: int | None = None, poison: bool = False, simulate_npu: bool = False) -> Session:
+        """Load it to run here, or under its target's emulator. `threads`: as it was built for, unless said.
+
+        `simulate_npu` computes regions of an NPU from what their operators mean, since commands can be executed on the NPU alone.
+        """
+        return load(self.path, threads=threads or int(self.manifest["options"].get("threads", 1)), poison=poison, simulate_npu=simulate_npu)
 
     def summary(self) -> str:
         """Kernels, predicted time, and sizes, in a few lines."""
@@ -37,8 +40,23 @@ class Bundle:
             f"  weights    {sizes['weights_bytes']} bytes",
             f"  arena      {sizes['arena_bytes']} bytes, {over}",
             f"  code       {sizes['code_bytes']} bytes",
+            *(line for name, facts in m.get("npus", {}).items() for line in _npu(name, facts, report["macs"])),
             *(f"  {name:<10} {_memory(use)}" for name, use in m.get("memories", {}).items()),
         ])
+
+
+def _npu(name: str, facts: Mapping[str, Any], macs: int) -> list[str]:
+    """What runs on an NPU, what its compiler expects of that, and that nobody has seen it run."""
+    regions = facts["regions"]
+    figures = [r["figures"] for r in regions]
+    total = {k: sum(f[k] for f in figures) for k in ("cycles", "weight_bytes")}
+    sram, dram, flash = (max(f[k] for f in figures) for k in ("sram_bytes", "dram_bytes", "flash_bytes"))
+    share = sum(r["macs"] for r in regions) / macs if macs else 0.0
+    memory = ", ".join(f"{size / 1024:.1f} KiB of {kind}" for kind, size in (("SRAM", sram), ("DRAM", dram), ("flash", flash)) if size)
+    many = f"{len(regions)} command stream{'s' * (len(regions) != 1)}"
+    return [f"  {name:<10} {facts['accelerator']}: {share:.1%} of the multiply-accumulates, {many}",
+            f"             {total['cycles']} cycles ({total['cycles'] / figures[0]['clock'] * 1e3:.3f} ms) and {memory}, as Vela expects",
+            f"             made by {facts['compiler']}, not executed here: what the NPU computes is known from its operators alone"]
 
 
 def _memory(use: Mapping[str, Any]) -> str:

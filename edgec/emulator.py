@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from edgec.codegen.manifest import ERRORS
 from edgec.errors import DeviceError, ToolMissing, UsageError
+from edgec.simulated import Simulated
 
 Array = npt.NDArray[Any]
 _SYSTEM = ("-display", "none", "-monitor", "none", "-serial", "null", "-semihosting-config", "enable=on,target=native")
@@ -73,8 +74,8 @@ def board(path: Path, manifest: Mapping[str, Any], threads: int) -> Board:
 class EmulatedDevice:
     """A process under an emulator that holds the model; runs take turns."""
 
-    def __init__(self, path: Path, manifest: Mapping[str, Any], threads: int) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, path: Path, manifest: Mapping[str, Any], threads: int, simulated: Simulated | None = None) -> None:
+        self._lock, self._simulated = threading.Lock(), simulated
         machine = None if "linux" in manifest["target"]["triple"] else board(path, manifest, threads)
         emulator = machine.command if machine else command(manifest["requires"]["machine"], manifest["target"]["cpu"])
         self.description = " ".join([Path(emulator[0]).name, *emulator[1:]])
@@ -115,10 +116,27 @@ class EmulatedDevice:
 
     def _go(self, first: int = 0, count: int = 0) -> None:
         code, intact = struct.unpack("<2i", self._ask(b"r", first, count, answer=8))
+        while code < 0:                                        # in the middle of a run a unit is started, and `intact` is its number
+            self._launch(intact)
+            code, intact = struct.unpack("<2i", self._get(8))
         if code:
             raise DeviceError(f"the model refused to run: {ERRORS[code][1]}")
         if not intact:
             raise DeviceError("the model wrote outside its arena")
+
+    def _launch(self, unit: int) -> None:
+        """Do what a unit would do."""
+        kernel, reads, writes = struct.unpack("<3Q", self._get(24))
+        given = [self._get(self._number()) for _ in range(reads)]
+        sizes = [self._number() for _ in range(writes)]
+        if self._simulated is None or self._process.stdin is None:
+            raise DeviceError("the model started a unit that nobody simulates")
+        for data in self._simulated.launch(unit, kernel, given, sizes):
+            self._process.stdin.write(data)
+        self._process.stdin.flush()
+
+    def _number(self) -> int:
+        return int.from_bytes(self._get(8), "little")
 
     def run(self, inputs: Sequence[Array], outputs: Sequence[Array], *, poison: bool) -> None:
         """Fill the outputs."""

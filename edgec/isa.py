@@ -166,7 +166,7 @@ class Npu(Device):
         """Collect the facts of an NPU; UsageError names the first one that the target's text leaves out."""
         def need(name: str) -> Any:
             if name not in unit.facts:
-                raise UsageError(f"target {target.name} does not say {name} of its unit {unit.name}, and no commands can be made without it")
+                raise UsageError(f"target {target.name} does not say {name} of its unit {unit.name}, which its compiler needs")
             return unit.facts[name]
 
         clock = float(need("clock"))

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from edgec.codegen.manifest import ABI
 from edgec.codegen.runtime.units import NoDriver, Units
 from edgec.errors import DeviceError, ToolMissing
+from edgec.simulated import Simulated, Stand
 
 Array = npt.NDArray[Any]
 _HUGE_PAGE, _GUARD, _GUARD_BYTE = 2 << 20, 4096, 0xA5
@@ -91,7 +92,7 @@ class _Context:
 class NativeDevice:
     """A bundle's library, its weights in memory, and working memory for as many runs as there were at once."""
 
-    def __init__(self, path: Path, manifest: Mapping[str, Any], threads: int) -> None:
+    def __init__(self, path: Path, manifest: Mapping[str, Any], threads: int, simulated: Simulated | None = None) -> None:
         name, sizes = manifest["c_name"], manifest["sizes"]
         self._facts, self._pool = manifest, _Pool(path, threads)
         _load_libm()
@@ -106,7 +107,7 @@ class NativeDevice:
         self._check(library[f"{name}_prepare"](ctypes.c_void_p(self._weights.address), ctypes.c_void_p(self._prepared.address)))
         self._shared = {"weights": self._weights.address, "prepared": self._prepared.address, "state": self._state.address,
                         "rt": self._pool.address}
-        self._units = _units(path, manifest, library, self._weights.address)
+        self._units = Stand(simulated) if simulated is not None else _units(path, manifest, library, self._weights.address)
         self._idle: list[_Context] = []  # append and pop of a list are atomic
 
     def _check(self, code: int) -> None:
@@ -159,7 +160,7 @@ class _Stepper:
     outputs: tuple[Array, ...]
     state: _Memory
     call: Callable[[], None]
-    units: Units | None
+    units: Units | Stand | None
 
     def step(self, number: int) -> None:
         self.context.args.first_step, self.context.args.step_count = number, 1

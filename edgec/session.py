@@ -18,6 +18,7 @@ from edgec.emulator import EmulatedDevice
 from edgec.errors import BadInput, DeviceError, UsageError
 from edgec.ir.types import numpy_dtype
 from edgec.native import NativeDevice
+from edgec.simulated import Simulated
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, npt.ArrayLike] | npt.ArrayLike
@@ -74,10 +75,12 @@ class Step:
 
 
 class Session:
-    """A loaded model. `emulator` says what runs it, empty for this machine itself."""
+    """A loaded model. `emulator` says what runs it, empty for this machine itself; `simulated` what stands for its NPUs, if they are."""
 
-    def __init__(self, path: Path, manifest: Mapping[str, Any], device: Device, *, emulator: str = "", poison: bool = False) -> None:
+    def __init__(self, path: Path, manifest: Mapping[str, Any], device: Device, *, emulator: str = "",
+                 simulated: Simulated | None = None, poison: bool = False) -> None:
         self.path, self.manifest, self.emulator, self.poison = path, manifest, emulator, poison
+        self.simulated = simulated.description if simulated is not None else ""
         self.inputs = tuple(_port(p) for p in manifest["inputs"])
         self.outputs = tuple(_port(p) for p in manifest["outputs"])
         self._device = device
@@ -150,22 +153,36 @@ def _output(port: Port, array: Array, inputs: Sequence[Array]) -> Array:
     return array
 
 
-def load(path: str | os.PathLike[str], *, threads: int = 1, poison: bool = False) -> Session:
+def load(path: str | os.PathLike[str], *, threads: int = 1, poison: bool = False, simulate_npu: bool = False) -> Session:
     """Load a bundle; one for another processor is run by its emulator, when that is installed.
 
     `poison` fills arena and outputs with NaN before each run and looks for writes outside the arena. Raises BadInput for a
     folder that is no bundle, a damaged file, or a bundle of a newer edgec; DeviceError for a processor that cannot run it,
-    ToolMissing without an emulator.
+    ToolMissing without an emulator. The command streams of an NPU can be executed nowhere but there: with `simulate_npu` each region is
+    computed by what its operators mean, in numpy, and everything else by the bundle's own code; without it that is a DeviceError.
     """
     if threads < 1:
         raise UsageError(f"a bundle runs with at least one thread, not {threads}")
     place = Path(path)
     manifest = read_manifest(place)
     check_files(place, manifest)
+    simulated = _simulated(place, manifest, simulate=simulate_npu)
     if manifest["requires"]["machine"] == platform.machine() and "linux" in manifest["target"]["triple"]:
-        return Session(place, manifest, NativeDevice(place, manifest, threads), poison=poison)
-    if manifest.get("units"):
+        return Session(place, manifest, NativeDevice(place, manifest, threads, simulated), simulated=simulated, poison=poison)
+    if manifest.get("units") and simulated is None:
         names = " and ".join(f"{u['name']} ({u['driver']})" for u in manifest["units"])
         raise DeviceError(f"{place} needs {names} beside a {manifest['requires']['machine']}, which no emulator has: run it on the board")
-    device = EmulatedDevice(place, manifest, threads)
-    return Session(place, manifest, device, emulator=device.description, poison=poison)
+    device = EmulatedDevice(place, manifest, threads, simulated)
+    return Session(place, manifest, device, emulator=device.description, simulated=simulated, poison=poison)
+
+
+def _simulated(place: Path, manifest: Mapping[str, Any], *, simulate: bool) -> Simulated | None:
+    """The NPUs of a bundle, when they shall be simulated; DeviceError when they cannot be executed and nobody asked for that."""
+    npus = manifest.get("npus")
+    if not npus:
+        return None
+    if simulate:
+        return Simulated(place, manifest)
+    names = " and ".join(f"{name} ({facts['accelerator']})" for name, facts in npus.items())
+    raise DeviceError(f"{place} holds a command stream for {names}, which can be executed nowhere but on the NPU itself; with "
+                      "--simulate-npu (in Python: simulate_npu=True) its regions are computed from what their operators mean")

@@ -40,7 +40,7 @@ class _Cluster:
 
     def run(self) -> Graph:
         made: dict[Node, list[Node]] = {}
-        anchors = [n for n in reversed(self.graph.nodes) if n.op not in ELEMENTWISE and n.op not in VIEWS]
+        anchors = [n for n in reversed(self.graph.nodes) if n.op not in ELEMENTWISE and n.op not in VIEWS and n.op != "edgec.Region"]
         maps = [n for n in self.graph.nodes if n.op in ELEMENTWISE]
         for root in (*anchors, *maps):
             if root in self.taken or len(root.outputs) != 1 or root.op in ALONE:

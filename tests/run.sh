@@ -69,7 +69,7 @@ tests() {
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 step tools tools
-step 'python packages' bash .ci/venv cross dev
+step 'python packages' bash .ci/venv cross dev npu
 [ ${#failed[@]} -eq 0 ] || { echo 'without its Python packages nothing can be tested'; exit 1; }
 step ruff .venv/bin/ruff check --output-format concise .
 step mypy .venv/bin/mypy

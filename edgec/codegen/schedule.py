@@ -15,7 +15,7 @@ from edgec.errors import UnsupportedModel
 from edgec.ir.graph import Array, Graph, Node, Value
 from edgec.ir.layout import View
 from edgec.ir.types import dtype_bits
-from edgec.isa import Device, Isa
+from edgec.isa import Device, Isa, Npu
 from edgec.kernels.base import KernelPlan, Operands
 from edgec.kernels.expr import ELEMENTWISE
 from edgec.kernels.plan import copy, packed, plan, unknown
@@ -208,7 +208,8 @@ class _Assembly:
         keys = list(life)
         lifetimes = [(size[k], life[k][0], life[k][1]) for k in keys]
         offsets, total = memory_plan.plan(lifetimes, _ALIGN)
-        if memory == HOST and total > _TIGHT * memory_plan.lower_bound(lifetimes):
+        aligned = any(isinstance(s, Work) and isinstance(s.isa, Npu) for s in self.steps)
+        if memory == HOST and not aligned and total > _TIGHT * memory_plan.lower_bound(lifetimes):
             offsets, total = memory_plan.plan(lifetimes, _LEAST_ALIGN)   # small tensors: whole lines for each would be most of the arena
         for key, offset in zip(keys, offsets, strict=True):
             name = key[0].name if isinstance(key, tuple) else f"scratch of step {key}"

@@ -26,6 +26,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--out", type=Path, metavar="DIR|FILE.npz", help="write the outputs there")
     parser.add_argument("--seed", type=int, default=0, help="of the random inputs (default: 0)")
     parser.add_argument("--threads", type=positive, metavar="N", help="default: what the bundle was built for")
+    parser.add_argument("--simulate-npu", action="store_true", help="compute regions of an NPU from what their operators mean, because "
+                        "its commands can be executed on the NPU alone")
     parser.add_argument("--poison", action="store_true", help="fill working memory with NaN first, and look for writes outside of it")
 
 
@@ -34,9 +36,11 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from edgec.bundle import Bundle  # noqa: PLC0415 - slow to load, like everything heavy in commands
 
     bundle = Bundle(args.bundle)
-    session = bundle.load(threads=args.threads, poison=args.poison)
+    session = bundle.load(threads=args.threads, poison=args.poison, simulate_npu=args.simulate_npu)
     if session.emulator:
         console.note(f"{args.bundle} is for another machine, so {session.emulator} runs it")
+    if session.simulated:
+        console.note(f"no NPU executed its commands: their place was taken by {session.simulated}")
     feeds = read_inputs(session, args.arrays)
     if not args.arrays:
         from edgec.samples import draw  # noqa: PLC0415
@@ -51,7 +55,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     rows = [(name, f"{f['dtype']}{f['shape']}", *(_number(f[k]) for k in ("min", "mean", "max")),
              " ".join(map(_number, f.get("values", ())))) for name, f in facts.items()]
     console.result(table(rows, ("output", "type", "min", "mean", "max", "values"), right=(2, 3, 4)))
-    console.data({"outputs": facts, "emulator": session.emulator or None, "random": not args.arrays})
+    console.data({"outputs": facts, "emulator": session.emulator or None, "simulated": session.simulated or None,
+                  "random": not args.arrays})
     return 0
 
 

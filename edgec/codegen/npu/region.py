@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edgec.codegen.bundle import UnitCode
 from edgec.codegen.npu import tflite, vela
 from edgec.codegen.npu.vela import Commands
 from edgec.cost import node_macs
@@ -25,6 +26,9 @@ from edgec.lang import text
 
 MAGIC, FORMAT, _ALIGN = b"EDGECNPU", 1, 64
 _ROW = 9
+_EXPLAINED = """; What a region of an NPU computes, bit by bit as LiteRT's reference kernels do: its operators are those of TensorFlow Lite.
+; The scale and the zero point of a tensor stand in its type.
+"""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,24 @@ def code(regions: Sequence[Region]) -> bytes:
     return MAGIC + struct.pack("<2I", FORMAT, len(regions)) + rows + places + b"".join(pieces)
 
 
-def meaning(region: Region) -> bytes:
-    """What a region computes, as text, with its constants."""
-    return text.whole(region.body).encode()
+def unit_codes(regions: Sequence[Region], *, linux: bool, cache: Path | None = None) -> dict[str, UnitCode]:
+    """The code of each NPU, with what its regions mean as text, and for Linux the models that Arm's driver reads there."""
+    made = dict[str, UnitCode]()
+    for unit in dict.fromkeys(r.unit for r in regions):
+        own = [r for r in regions if r.unit == unit]
+        more = {f"{i}.edge": text.whole(r.body, _EXPLAINED).encode() for i, r in enumerate(own)}
+        if linux:
+            more |= {f"{i}.vela.tflite": vela.linux_model(r.model, r.npu, cache=cache) for i, r in enumerate(own)}
+        made[unit] = UnitCode("bin", code(own), more)
+    return made
+
+
+def facts(regions: Sequence[Region]) -> dict[str, Any]:
+    """What the manifest says of each NPU, by its name; nothing when there is none."""
+    made = dict[str, Any]()
+    for unit in dict.fromkeys(r.unit for r in regions):
+        own = [r for r in regions if r.unit == unit]
+        npu = own[0].npu
+        made[unit] = {"compiler": f"ethos-u-vela {vela.compiler_version()}", "accelerator": npu.accelerator, "system": npu.system,
+                      "memory_mode": npu.memory_mode, "executed": False, "regions": [r.facts() for r in own]}
+    return made

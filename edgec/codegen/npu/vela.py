@@ -99,7 +99,8 @@ def is_installed() -> bool:
 
 
 def compile_model(
-    model: bytes, npu: Npu, *, origins: Mapping[str, str] | None = None, cache: Path | None = None, note: Callable[[str], None] | None = None,
+    model: bytes, npu: Npu, *, origins: Mapping[str, str] | None = None, cache: Path | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> Commands:
     """The command stream of a TFLite model, all of it on the NPU.
 
@@ -135,8 +136,9 @@ def linux_model(model: bytes, npu: Npu, *, cache: Path | None = None) -> bytes:
 def _call(model: bytes, npu: Npu, folder: Path, form: str, origins: Mapping[str, str]) -> None:
     """Let Vela write its files into a folder."""
     (folder / "region.tflite").write_bytes(model)
-    command = [sys.executable, "-m", "ethosu.vela", "region.tflite", "--output-dir", ".", "--output-format", form, "--verbose-performance",
-               "--accelerator-config", npu.accelerator, "--config", _CONFIG, "--system-config", npu.system, "--memory-mode", npu.memory_mode]
+    command = [sys.executable, "-m", "ethosu.vela", "region.tflite", "--output-dir", ".", "--output-format", form,
+               "--accelerator-config", npu.accelerator, "--config", _CONFIG, "--system-config", npu.system,
+               "--memory-mode", npu.memory_mode, "--verbose-performance"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if not done.returncode:
         return
@@ -199,7 +201,8 @@ def _unpacked(data: bytes) -> Commands:
     end = start + facts["stream"]
     layers = tuple(Layer(**layer) for layer in facts["figures"].pop("layers"))
     places = {k: tuple(Place(**p) for p in facts[k]) for k in ("inputs", "outputs")}
-    return Commands(data[start:end], data[end:], facts["scratch"], facts["fast"], **places, figures=Figures(**facts["figures"], layers=layers))
+    figures = Figures(**facts["figures"], layers=layers)
+    return Commands(data[start:end], data[end:], facts["scratch"], facts["fast"], **places, figures=figures)
 
 
 __all__ = ["Commands", "Figures", "Layer", "Place", "compile_model", "compiler_version", "is_installed", "linux_model"]

@@ -7,6 +7,8 @@
      o INDEX 0 0           answers the bytes of an output
      a OFFSET BYTES 0      answers bytes of the arena
      s OFFSET BYTES 0      answers bytes of the state
+   Where the model starts a unit, the other end is asked in the middle of `r`: -1, the number of the unit, the number of the kernel, how
+   many operands are read, how many are written; bytes of each with what it holds, bytes of each that is written. It answers those.
    Without EDGEC_HOSTED it needs no C library, and has one thread. */
 #include "@NAME@.h"
 #ifdef EDGEC_HOSTED
@@ -61,7 +63,40 @@ static void put(const void* data, size_t bytes) {
   }
 }
 
+#ifdef @NAME@_UNITS
+static int32_t launch(void* ctx, const edgec_launch* what, const edgec_operand* operands) {
+  struct { int32_t mark, unit; uint64_t kernel, reads, writes; } ask;
+  uint32_t i;
+  memset(&ask, 0, sizeof ask);
+  ask.mark = -1;
+  ask.unit = (int32_t)(size_t)ctx;
+  ask.kernel = what->number;
+  for (i = 0; i < what->operands; i++) ask.writes += operands[i].writes;
+  ask.reads = what->operands - ask.writes;
+  put(&ask, sizeof ask);
+  for (i = 0; i < what->operands; i++) {
+    if (operands[i].writes) continue;
+    put(&operands[i].bytes, 8);
+    put(operands[i].host, (size_t)operands[i].bytes);
+  }
+  for (i = 0; i < what->operands; i++)
+    if (operands[i].writes) put(&operands[i].bytes, 8);
+  for (i = 0; i < what->operands; i++)
+    if (operands[i].writes) get(0, operands[i].host, (size_t)operands[i].bytes);
+  return 0;
+}
+
+static int32_t finish(void* ctx) {
+  (void)ctx;
+  return 0;
+}
+#endif
+
 int main(int argc, char** argv) {
+#ifdef @NAME@_UNITS
+  static edgec_device units[@NAME@_UNITS];
+  static const edgec_device* devices[@NAME@_UNITS];
+#endif
   void *in[INPUTS + 1], *out[OUTPUTS + 1];
   struct { int32_t code; char what[64]; } hello;
   const char* missing = NULL;
@@ -89,6 +124,17 @@ int main(int argc, char** argv) {
   args.out = out;
 #ifdef EDGEC_HOSTED
   args.rt = edgec_rt_create(atoi(argv[2]));
+#endif
+#ifdef @NAME@_UNITS
+  for (i = 0; i < @NAME@_UNITS; i++) {
+    units[i].size = sizeof(edgec_device);
+    units[i].version = EDGEC_DEVICE;
+    units[i].ctx = (void*)(size_t)i;
+    units[i].launch = launch;
+    units[i].finish = finish;
+    devices[i] = &units[i];
+  }
+  args.devices = devices;
 #endif
   code = @NAME@_prepare(args.weights, args.prepared);
   for (;;) {
