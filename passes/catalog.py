@@ -47,7 +47,7 @@ _ROWS: Iterable[Pass] = (
          before={"promote": "it fits f32 weights, and tells which layers store others",
                  "cluster": "regions grow from the nodes that a layer is made of"}),
     Pass("quantize", "Quantized operators in one form: DequantizeLinear, an operator of reals, QuantizeLinear.", quantize.run,
-         rewrites=quantize.rewrites,
+         options={"int8": False}, rewrites=quantize.rewrites,
          after={"legalize": "operators of integers have their borders from there",
                 "factorize": "layers are fitted with reals"},
          before={"integers": "it reads this form"}),

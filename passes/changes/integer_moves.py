@@ -27,7 +27,7 @@ TABLES = frozenset({
 def moved(draft: Draft, group: Group) -> bool:
     """Moves of bytes, the largest of some bytes, the nearest pixel; where scales differ, the moved bytes get the new one."""
     x, y, node = group.inputs[0], group.outputs[0], group.anchor
-    if x is None or not _bytes(x, y) or (node.op == "MaxPool" and len(node.outputs) > 1) or group.activation is not None:
+    if x is None or not _bytes(x, y) or (node.op == "MaxPool" and len(node.outputs) > 1) or (group.activation and not x.like(y)):
         return False
     if node.op == "Resize" and (node.attrs.get("mode", "nearest") != "nearest" or _crops(node)):
         return False
@@ -38,11 +38,15 @@ def moved(draft: Draft, group: Group) -> bool:
         if fill is None:
             return False
         others = [others[0], draft.weight("fill", _integers(fill.reshape(()), x)), *others[2:]]
-    if x.like(y):
+    bounds = limits(draft.graph, group.activation, y)
+    if x.like(y) and bounds is None:
         draft.into(y.stored, node.op, (x.stored, *others), **node.attrs)
         return True
     bytes_ = draft.node(node.op, (x.stored, *others), x.dtype, node.output.dims, **node.attrs)
-    draft.requantize(bytes_, x, y)
+    if bounds is None:
+        draft.requantize(bytes_, x, y)
+    else:
+        _bounded(draft, bytes_, y, bounds)
     return True
 
 
@@ -72,9 +76,13 @@ def bounded(draft: Draft, group: Group) -> bool:
     if found is None:
         draft.into(y.stored, "Identity", (x.stored,))
     else:
-        ends = [draft.weight(n, np.array(b, y.zero.dtype)) for n, b in zip(("low", "high"), found, strict=True)]
-        draft.into(y.stored, "Clip", (x.stored, *ends))
+        _bounded(draft, x.stored, y, found)
     return True
+
+
+def _bounded(draft: Draft, x: Value, y: Quantized, bounds: tuple[int, int]) -> None:
+    ends = [draft.weight(n, np.array(b, y.zero.dtype)) for n, b in zip(("low", "high"), bounds, strict=True)]
+    draft.into(y.stored, "Clip", (x, *ends))
 
 
 def looked_up(draft: Draft, group: Group) -> bool:
