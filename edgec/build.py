@@ -23,6 +23,7 @@ from edgec.interface import Interface, of
 from edgec.ir.edit import without
 from edgec.ir.graph import Graph
 from edgec.isa import Isa, cpu_isa, devices
+from edgec.kernels.base import KernelPlan
 from edgec.lang import text
 from edgec.onnx import Model, import_model
 from edgec.pipeline import Context, Pipeline, Watch, run_passes
@@ -55,7 +56,7 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
     cache: Path | None = None, progress: Progress | None = None, cancelled: Callable[[], bool] | None = None, watch: Watch | None = None,
     disabled: Sequence[str] = (), limit: int | None = None, notes: list[str] | None = None,
     interface: Interface | Mapping[str, Mapping[str, Any]] | None = None, rank: str | float | None = None,
-    calibrate: sampling.Source | None = None,
+    calibrate: sampling.Source | None = None, int8: bool = False,
 ) -> Bundle:
     """Build a model (path, bytes, ModelProto, or the path of a textual graph) and write the bundle; returns it, opened but not loaded.
 
@@ -63,8 +64,9 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
     otherwise; code and results do not depend on it. Nothing is printed: `progress` hears each step, `notes` gets sentences worth reading.
     `interface` says how callers see inputs and outputs, such as `{"x": {"type": "u8", "layout": "NHWC", "mean": (123.7, 116.3, 103.5)}}`
     (edgec/interface.py).
-    `rank` makes layers low-rank: "auto", a ratio such as 2.0, or "fc1=32" (passes/factorize.py); `calibrate` names the samples that they
-    are fitted to (edgec/calibrate.py). Raises the errors of edgec.errors; nothing is half-written.
+    `rank` makes layers low-rank: "auto", a ratio such as 2.0, or "fc1=32" (passes/factorize.py); `int8` quantizes them
+    (passes/quantize.py); `calibrate` names the samples that they are fitted to (edgec/calibrate.py).
+    Raises the errors of edgec.errors; nothing is half-written.
     """
     if optimize_for not in ("speed", "size"):
         raise UsageError(f"-O is speed or size, not {optimize_for}")
@@ -83,9 +85,9 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
         raise UsageError(f"{machine.name} has no operating system and so no threads: {threads} are too many")
     toolchain.find(triple, cc)  # a missing compiler is told now, not when everything else is done
     faces = interface if isinstance(interface, Interface) else of(interface or {}, graph)
-    feeds = samples_for(graph, rank, calibrate, notes, interface=faces)
+    feeds = samples_for(graph, rank, calibrate, notes, interface=faces, int8=int8)
     made = compile_graph(graph, machine, name, progress=progress, cancelled=cancelled, watch=watch, disabled=disabled, limit=limit,
-                         optimize_for=optimize_for, interface=faces, rank=rank, samples=feeds, cache=cache)
+                         optimize_for=optimize_for, interface=faces, rank=rank, samples=feeds, cache=cache, int8=int8)
     fit.check(fit.uses(made.schedule.program, 0, machine.memories), machine.name)
     said = list[str]()                                         # about this machine's cache: no part of the bundle
     with _reproducible(graph, machine, watch):
@@ -98,7 +100,8 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
                  passes=tuple(dict.fromkeys(s for s, _ in made.context.times)),
                  options={"threads": threads, "optimize_for": optimize_for, "exact": exact, "dims": dict(dims or {}),
                           "shapes": {k: list(v) for k, v in (shapes or {}).items()},
-                          "inputs": list(inputs or ()), "outputs": list(outputs or ()), **({} if rank is None else {"rank": str(rank)})},
+                          "inputs": list(inputs or ()), "outputs": list(outputs or ()), **({} if rank is None else {"rank": str(rank)}),
+                          **({"int8": True} if int8 else {})},
                  extra={"notes": [*notes, *made.context.notes], "report": report(made), "npus": npu.facts(made.regions),
                         "input_ranges": ranges(graph), **faces.facts()})
     notes += [*made.context.notes, *said]
@@ -119,12 +122,14 @@ def read(
 
 
 def samples_for(graph: Graph, rank: str | float | None, calibrate: sampling.Source | None, notes: list[str], *,
-                interface: Interface | None = None) -> Sequence[Mapping[str, Any]]:
-    """The inputs that low-rank layers are fitted to; none without `calibrate`, which without `rank` is a UsageError."""
+                interface: Interface | None = None, int8: bool = False) -> Sequence[Mapping[str, Any]]:
+    """The inputs that layers are fitted to; UsageError for samples that nothing is fitted to, and for `int8` without any."""
     if calibrate is None:
+        if int8:
+            raise UsageError("--int8 takes the ranges of tensors from samples of what the model will see: say --calibrate")
         return ()
-    if rank is None:
-        raise UsageError("samples are given (--calibrate), but nothing that would be fitted to them: say --rank")
+    if rank is None and not int8:
+        raise UsageError("samples are given (--calibrate), but nothing that would be fitted to them: say --rank or --int8")
     if interface is not None and interface.options():
         raise UsageError("--calibrate takes samples of the model's own inputs, which cannot have other types or layouts at the same time")
     found = sampling.load(calibrate, graph.inputs)
@@ -136,7 +141,7 @@ def compile_graph(  # noqa: PLR0913  one keyword for each flag of the command li
     graph: Graph, target: str | Path | Target, name: str, *, progress: Progress | None = None, cancelled: Callable[[], bool] | None = None,
     watch: Watch | None = None, disabled: Sequence[str] = (), limit: int | None = None, optimize_for: str = "speed",
     interface: Interface | None = None, rank: str | float | None = None, samples: Sequence[Mapping[str, Any]] = (),
-    cache: Path | None = None,
+    cache: Path | None = None, int8: bool = False,
 ) -> Built:
     """All passes and the schedule: everything but machine code."""
     machine = target if isinstance(target, Target) else find(target)
@@ -145,7 +150,7 @@ def compile_graph(  # noqa: PLR0913  one keyword for each flag of the command li
     passes = access.module("passes.catalog")
     watch = watch or Watch()
     told = Watch(watch.verify, watch.dump, watch.stop_after, watch.crashes, lambda step: tell(step, 0, 1))
-    steps = passes.pipeline(None if rank is None else str(rank), interface.options() if interface else None)
+    steps = passes.pipeline(None if rank is None else str(rank), interface.options() if interface else None, int8=int8)
     final = run_passes(graph, steps, passes.CATALOG, context, told)
     isa = cpu_isa(machine)
     if optimize_for == "size":
@@ -165,11 +170,17 @@ def _cut(graph: Graph, origins: Collection[str]) -> str:
     return f"\n--outputs {','.join(edge)} cuts them off" if edge else ""
 
 
-def optimize(graph: Graph, target: str | Path | None = None, passes: Pipeline | None = None) -> Graph:
-    """The graph after a pipeline: the default one for a target, else the one that needs none, unless `passes` says which."""
+def optimize(graph: Graph, target: str | Path | None = None, passes: Pipeline | None = None, *,
+             calibrate: sampling.Source | None = None) -> Graph:
+    """The graph after a pipeline: the default one for a target, else the one that needs none, unless `passes` says which.
+
+    `calibrate` names the samples of passes that fit something to them: `optimize(g, passes="canonicalize,quantize{int8=true}",
+    calibrate="x.npz")`.
+    """
     known = access.module("passes.catalog")
     pipeline = passes if passes is not None else known.DEFAULT if target is not None else known.PORTABLE
-    return run_passes(graph, pipeline, known.CATALOG, Context(find(target) if target is not None else None))
+    samples = sampling.load(calibrate, graph.inputs).feeds if calibrate is not None else ()
+    return run_passes(graph, pipeline, known.CATALOG, Context(find(target) if target is not None else None, samples=samples))
 
 
 def report(made: Built) -> dict[str, Any]:
@@ -182,9 +193,15 @@ def report(made: Built) -> dict[str, Any]:
     macs, moved = sum(k.macs for k in called), sum(k.bytes for k in called)
     outside = program.weights_bytes + sum(program.buffers[p.buffer].bytes for p in (*program.inputs, *program.outputs))
     weights = [a for a in made.graph.weights.values() if a.dtype.kind in "fiu"]
+    whole = sum(program.kernels[s.kernel].macs for s in program.calls if _multiplies_bytes(made.schedule.plan(s.kernel)))
     total, zeros = sum(a.size for a in weights), sum(int((a == 0).sum()) for a in weights)
     return {"kernels": len(called), "macs": macs, "predicted_ms": sum(k.cycles for k in called) / made.isa.clock_hz * 1e3,
+            "integer_macs": whole,
             "weight_sparsity": zeros / total if total else 0.0, "energy": asdict(energy(macs, outside, "f32", sram=moved))}
+
+
+def _multiplies_bytes(plan: KernelPlan) -> bool:
+    return bool(plan.macs) and plan.args[0].dtype in ("i8", "u8")
 
 
 @contextmanager

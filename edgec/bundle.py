@@ -32,10 +32,12 @@ class Bundle:
         """Kernels, predicted time, and sizes, in a few lines."""
         m, sizes, report = self.manifest, self.manifest["sizes"], self.manifest["report"]
         bound = sizes["arena_lower_bound"]
+        macs = f"{report['macs'] / 1e6:.1f} M multiply-accumulates"
+        macs += f", {report['integer_macs'] / report['macs']:.1%} on integers" if report.get("integer_macs") else ""
         over = f"{sizes['arena_bytes'] / bound:.2f} of the lower bound {bound}" if bound else "no lower bound"
         return "\n".join([
             f"{self.path} for {m['target']['name']} ({m['target']['cpu']})",
-            f"  kernels    {report['kernels']} calls of {len(m['kernels'])} functions, {report['macs'] / 1e6:.1f} M multiply-accumulates",
+            f"  kernels    {report['kernels']} calls of {len(m['kernels'])} functions, {macs}",
             f"  predicted  {report['predicted_ms']:.3f} ms on one core",
             f"  weights    {sizes['weights_bytes']} bytes",
             f"  arena      {sizes['arena_bytes']} bytes, {over}",

@@ -158,8 +158,9 @@ def per_kernel(bundle: Bundle, model: str | Path, feeds: Sequence[Feeds], tolera
 
 def _rebuilt(bundle: Bundle, model: str | Path) -> Built:
     manifest = bundle.manifest
-    if "rank" in manifest["options"]:
-        raise BadInput(f"{bundle.path} was built with --rank {manifest['options']['rank']}: its kernels are not those of the model, "
+    options = manifest["options"]
+    if fitted := f"--rank {options['rank']}" if "rank" in options else "--int8" if "int8" in options else "":
+        raise BadInput(f"{bundle.path} was built with {fitted}: its kernels are not those of the model, "
                        "so only its outputs can be compared")
     machine = from_text(manifest["target"]["text"], name=manifest["target"]["name"])
     made = compile_graph(source(bundle, model), machine, manifest["name"], optimize_for=manifest["options"]["optimize_for"],

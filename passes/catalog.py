@@ -77,14 +77,14 @@ DEFAULT = f"{PORTABLE},{_KERNELS}"
 """A build."""
 
 
-def pipeline(rank: str | None = None, interface: Mapping[str, str] | None = None) -> str:
-    """A build with low-rank layers and another interface.
+def pipeline(rank: str | None = None, interface: Mapping[str, str] | None = None, *, int8: bool = False) -> str:
+    """A build with low-rank layers, another interface, and layers that are quantized.
 
-    `rank` is auto, a ratio, or ranks of layers, None for none; `interface` holds the options of that pass.
+    `rank` is auto, a ratio, or ranks of layers, None for none; `interface` holds the options of that pass; `int8` quantizes layers.
     """
     first = [_step("interface", interface)] if interface else []
     low_rank = [_step("factorize", {"rank": rank})] if rank is not None else []
-    return ",".join([*first, _PLAIN, *low_rank, "quantize", _KERNELS])
+    return ",".join([*first, _PLAIN, *low_rank, "quantize{int8=true}" if int8 else "quantize", _KERNELS])
 
 
 def _step(name: str, options: Mapping[str, str]) -> str:

@@ -67,7 +67,8 @@ def _quantized(graph: Graph, context: Context) -> Graph:
         return graph
     pairs = equalize.pairs(graph) if context.may(_EQUAL) else []
     between = {p.between for p in pairs}
-    results = {n.output for n in layers} | {b.output for n in layers if (b := quantizable.bias_behind(graph, n)) is not None and b in plan.nodes}
+    added = [b for n in layers if (b := quantizable.bias_behind(graph, n)) is not None and b in plan.nodes]
+    results = {n.output: 1 if n.op == "Conv" else -1 for n in (*layers, *added)}
     seen = observe(graph, context.samples, set(plan.stored), between, results)
     equal, changed = equalize.equalized(graph, pairs, seen.channels)
     if changed:
@@ -81,7 +82,7 @@ def _quantized(graph: Graph, context: Context) -> Graph:
     for node in layers:
         context.did(_LAYER, node)
     if context.may(_BIAS):
-        made = corrected(made, context.samples, insertion.biases, seen.means)
+        made = corrected(made, context.samples, insertion.biases, seen.means, results)
         context.did(_BIAS, layers[0])
     total = len(layers) + len(plan.kept)
     context.note(f"int8: {len(layers)} of {total} layers are quantized, fitted to {len(context.samples)} runs of the samples")

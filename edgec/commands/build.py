@@ -38,10 +38,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=options.positive, metavar="N", help="how many kernels to compile at once (default: one a core)")
     options.model_options(parser)
     options.interface_options(parser)
-    low_rank = parser.add_argument_group("low rank")
-    low_rank.add_argument("--rank", metavar="auto|RATIO|LAYER=R,…", help="make layers low-rank: those where it pays on the target and "
+    group = parser.add_argument_group("compression")
+    group.add_argument("--rank", metavar="auto|RATIO|LAYER=R,…", help="make layers low-rank: those where it pays on the target and "
                           "loses little, RATIO times fewer weights in all, or these ranks")
-    low_rank.add_argument("--calibrate", metavar="SAMPLES", help="fit them to these inputs: a .npz, a folder, or module:function")
+    group.add_argument("--int8", action="store_true", help="quantize layers: weights and activations become bytes, sums are integers")
+    group.add_argument("--calibrate", metavar="SAMPLES", help="fit both to these inputs: a .npz, a folder, or module:function")
     debug = parser.add_argument_group("to look inside")
     debug.add_argument("--dump", type=Path, metavar="DIR", help="write the graph after each pass, as 03-absorb.edge")
     debug.add_argument("--time", action="store_true", help="print how long each step took")
@@ -81,7 +82,7 @@ def _build(args: argparse.Namespace, output: Path | None, console: Console) -> t
     made = build(args.model, args.target, output, **options.binding(args), threads=args.threads, optimize_for=args.optimize,
                  exact=args.exact, name=args.name, cc=args.cc, jobs=args.jobs, progress=console.progress, watch=Watch(dump=args.dump),
                  disabled=_disabled(args), limit=args.limit, notes=notes, interface=options.interface(args),
-                 rank=args.rank, calibrate=args.calibrate)
+                 rank=args.rank, calibrate=args.calibrate, int8=args.int8)
     console.end()
     for note in notes:
         console.note(note)
@@ -143,14 +144,14 @@ def _compiled(args: argparse.Namespace, machine: "Target", console: Console) -> 
     graph = _imported(args, console)
     return compile_graph(graph, machine, args.name or args.model.stem, progress=console.progress,
                          watch=Watch(dump=args.dump), disabled=_disabled(args), limit=args.limit, optimize_for=args.optimize,
-                         interface=options.interface(args), rank=args.rank, samples=_samples(graph, args, console))
+                         interface=options.interface(args), rank=args.rank, samples=_samples(graph, args, console), int8=args.int8)
 
 
 def _samples(graph: "Graph", args: argparse.Namespace, console: Console) -> "Sequence[Mapping[str, Any]]":
     from edgec.build import samples_for  # noqa: PLC0415
 
     notes: list[str] = []
-    found = samples_for(graph, args.rank, args.calibrate, notes, interface=options.interface(args))
+    found = samples_for(graph, args.rank, args.calibrate, notes, interface=options.interface(args), int8=args.int8)
     for note in notes:
         console.note(note)
     return found
@@ -165,8 +166,8 @@ def _final(args: argparse.Namespace, machine: "Target", console: Console) -> "Gr
     watch = Watch(dump=args.dump, stop_after=args.stop_after, progress=lambda step: console.progress(step, 0, 1))
     graph = _imported(args, console)
     context = Context(machine, frozenset(_disabled(args)), args.limit, samples=_samples(graph, args, console))
-    final = run_passes(graph, known.pipeline(args.rank, options.interface(args).options()), known.CATALOG, context, watch)
-    for note in context.notes if args.rank is not None else ():
+    final = run_passes(graph, known.pipeline(args.rank, options.interface(args).options(), int8=args.int8), known.CATALOG, context, watch)
+    for note in context.notes if args.rank is not None or args.int8 else ():
         console.note(note)
     return final
 

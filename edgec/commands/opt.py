@@ -18,6 +18,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", "-t", help="the target that passes ask about")
     parser.add_argument("-o", "--output", type=Path, metavar="out.edge|out.onnx", help="where to write (default: text on stdout)")
     options.model_options(parser)
+    parser.add_argument("--calibrate", metavar="SAMPLES", help="inputs for passes that fit to some, such as 'quantize{int8=true}': a .npz, "
+                        "a folder, or module:function")
     parser.add_argument("--dump", type=Path, metavar="DIR", help="write the graph after each pass, as 03-absorb.edge")
     parser.add_argument("--time", action="store_true", help="print how long each step took")
     parser.add_argument("--stop-after", metavar="PASS", help="stop after this pass")
@@ -31,6 +33,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         raise UsageError(f"{args.output} must end in .edge or .onnx: that says what is written")
     from edgec import access  # noqa: PLC0415 - slow to load, like everything heavy in commands
     from edgec.build import read  # noqa: PLC0415
+    from edgec.calibrate import load  # noqa: PLC0415
     from edgec.lang.text import save, show  # noqa: PLC0415
     from edgec.pipeline import Context, Watch, run_passes  # noqa: PLC0415
     from edgec.target import find  # noqa: PLC0415
@@ -43,7 +46,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     notes: list[str] = []
     console.progress("import", 0, 1)
     graph = read(args.model, **options.binding(args), static=target is not None, notes=notes)
-    context = Context(find(target) if target else None, frozenset(disabled), args.limit)
+    found = load(args.calibrate, graph.inputs) if args.calibrate is not None else None
+    notes += found.warnings if found else ()
+    context = Context(find(target) if target else None, frozenset(disabled), args.limit, samples=found.feeds if found else ())
     watch = Watch(dump=args.dump, stop_after=args.stop_after, progress=lambda step: console.progress(step, 0, 1))
     made = run_passes(graph, pipeline, known.CATALOG, context, watch)
     console.end()

@@ -14,13 +14,12 @@ from edgec.ir.edit import Namer, attributes
 from edgec.ir.evaluate import evaluate_node
 from edgec.ir.graph import Array, Graph, Node, Value, captured
 from edgec.ir.types import Tensor, dtype_name
-from passes.changes.quantizable import LAYERS, SAME_SCALE, Plan, bias_behind, is_inner, varying
+from passes.changes.quantizable import LAYERS, SAME_SCALE, Plan, bias_behind, varying
 
 Feeds = Sequence[Mapping[str, Any]]
 _LOW, _HIGH, _STEPS = -128, 127, 255
 _LARGEST = 2.0**30              # of a bias: what is above is left for the sums
 _TINY = 1e-12
-_CORRECTED = 1 << 22            # numbers that a walk keeps of one tensor, at most, for its mean
 
 
 class Walk:
@@ -39,32 +38,33 @@ class Walk:
         """Compute what a node makes, and forget what nobody reads any more."""
         done = [v for v in {*node.inputs} if v is not None and self.last.get(v) is node]
         for known in self.known:
-            known.update(zip(node.outputs, evaluate_node(node, [None if v is None else known[v] for v in node.inputs], known), strict=False))
+            made = evaluate_node(node, [None if v is None else known[v] for v in node.inputs], known)
+            known.update(zip(node.outputs, made, strict=False))
             for v in done:
                 known.pop(v, None)
 
 
 @dataclass
 class Seen:
-    """What samples showed: the smallest and the largest of each value, the largest of each of its channels, and means of layers' results."""
+    """What samples showed: the ends of the range of values, the largest of each of their channels, and means of layers' results."""
 
     ranges: dict[Value, tuple[float, float]] = field(default_factory=dict)
     channels: dict[Value, Array] = field(default_factory=dict)
     means: dict[Value, Array] = field(default_factory=dict)
 
 
-def observe(graph: Graph, samples: Feeds, ranges: set[Value], channels: set[Value], means: set[Value]) -> Seen:
-    """One walk over a net with all samples."""
+def observe(graph: Graph, samples: Feeds, ranges: set[Value], channels: set[Value], results: Mapping[Value, int]) -> Seen:
+    """One walk over a net with all samples. `results` are those whose means are wanted, with the axis of their channels."""
     walk, seen = Walk(graph, samples), Seen()
 
     def look(value: Value) -> None:
-        arrays = walk.values(value) if value in ranges or value in channels or value in means else []
+        arrays = walk.values(value) if value in ranges or value in channels or value in results else []
         if value in ranges:
             seen.ranges[value] = float(min(a.min() for a in arrays)), float(max(a.max() for a in arrays))
         if value in channels:
             seen.channels[value] = np.max([np.abs(a).max((0, *range(2, a.ndim))) for a in arrays], axis=0)
-        if value in means:
-            seen.means[value] = mean(arrays)
+        if value in results:
+            seen.means[value] = _mean(arrays, results[value])
 
     for value in graph.inputs:
         look(value)
@@ -75,11 +75,10 @@ def observe(graph: Graph, samples: Feeds, ranges: set[Value], channels: set[Valu
     return seen
 
 
-def mean(arrays: Sequence[Array]) -> Array:
-    """The mean of each channel: of the second axis of images, of the last of everything else."""
-    axis = [1 if a.ndim > 2 else a.ndim - 1 for a in arrays]    # noqa: PLR2004  images
-    return np.asarray(np.mean([a.astype(np.float64).mean(tuple(i for i in range(a.ndim) if i != x)) for a, x in zip(arrays, axis, strict=True)],
-                              axis=0))
+def _mean(arrays: Sequence[Array], axis: int) -> Array:
+    """The mean of each channel."""
+    each = [a.astype(np.float64).mean(tuple(i for i in range(a.ndim) if i != axis % a.ndim)) for a in arrays]
+    return np.asarray(np.mean(each, axis=0))
 
 
 @dataclass(frozen=True)
@@ -129,88 +128,90 @@ class Insertion:
         self.graph, self.plan, self.scales, self.name = graph, made, known, Namer(graph)
         self.weights: dict[Value, Array] = dict(graph.weights)
         self.nodes: list[Node] = []
-        self.bytes: dict[Value, Value] = {}
+        self.bytes: dict[Value, tuple[Value, Value, Value]] = {}
+        """For each value that is stored: its bytes, their scale and zero."""
         self.biases: dict[Value, Node] = {}
         """For each layer's result, its bias included: the DequantizeLinear of that bias."""
 
     def run(self) -> Graph:
         """The quantized graph."""
         for value in self.graph.inputs:
-            self.store(value, value)
+            self._store(value, value)
         for node in self.graph.nodes:
-            self.node(node)
+            self._node(node)
         return Graph(self.graph.name, self.graph.inputs, self.graph.outputs, tuple(self.nodes), self.weights, self.graph.bounds)
 
-    def weight(self, base: str, array: Array) -> Value:
+    def _weight(self, base: str, array: Array) -> Value:
         value = Value(self.name(base), Tensor(dtype_name(array.dtype), array.shape))
         self.weights[value] = array
         return value
 
-    def add(self, op: str, inputs: Sequence[Value | None], output: Value, like: Node | None, **attrs: Any) -> Value:
-        self.nodes.append(Node(op, tuple(inputs), (output,), attributes(**attrs), like.device if like else None, like.origin if like else ""))
+    def _add(self, op: str, inputs: Sequence[Value | None], output: Value, like: Node | None, **attrs: Any) -> Value:
+        device, origin = (like.device, like.origin) if like is not None else (None, "")
+        self.nodes.append(Node(op, tuple(inputs), (output,), attributes(**attrs), device, origin))
         return output
 
-    def params(self, value: Value, scale: Scale) -> tuple[Value, Value]:
-        return (self.weight(f"{value.name}.scale", np.array(scale.scale, np.float32)),
-                self.weight(f"{value.name}.zero", np.array(scale.zero, np.int8)))
+    def _params(self, value: Value, scale: Scale) -> tuple[Value, Value]:
+        return (self._weight(f"{value.name}.scale", np.array(scale.scale, np.float32)),
+                self._weight(f"{value.name}.zero", np.array(scale.zero, np.int8)))
 
-    def store(self, value: Value, real: Value, like: Node | None = None) -> None:
+    def _store(self, value: Value, real: Value, like: Node | None = None) -> None:
         """Put a QuantizeLinear behind a value that is stored as bytes; `real` holds its numbers."""
         if value not in self.scales:
             return
         stored = Value(self.name(f"{value.name}.bytes"), Tensor("i8", value.tensor.shape))
-        self.bytes[value] = self.add("QuantizeLinear", (real, *self.params(value, self.scales[value])), stored, like)
+        scale, zero = self._params(value, self.scales[value])
+        self.bytes[value] = self._add("QuantizeLinear", (real, scale, zero), stored, like), scale, zero
 
-    def real(self, value: Value, like: Node, into: Value | None = None) -> Value:
+    def _real(self, value: Value, like: Node, into: Value | None = None) -> Value:
         """The reals of stored bytes, for one reader."""
-        q = next(n for n in reversed(self.nodes) if n.output is self.bytes[value]) if value in self.bytes else None
-        output = into or Value(self.name(f"{value.name}.real"), value.type)
-        return self.add("DequantizeLinear", (self.bytes[value], *(q.inputs[1:] if q else ())), output, like)
+        return self._add("DequantizeLinear", self.bytes[value], into or Value(self.name(f"{value.name}.real"), value.type), like)
 
-    def node(self, old: Node) -> None:
+    def _node(self, old: Node) -> None:
         quantized = old in self.plan.nodes
         inputs = list(old.inputs)
         for i, v in enumerate(old.inputs):
             maker = self.graph.producer.get(v) if v is not None else None
             if v is not None and v in self.bytes and (quantized or (maker is not None and maker in self.plan.nodes)):
-                inputs[i] = self.real(v, old)
+                inputs[i] = self._real(v, old)
         if quantized and old.op in LAYERS:
-            inputs[1:] = self.layer(old)
-        elif quantized and old.op == "Add" and (product := self.product(old)) is not None:
+            inputs[1:] = self._layer(old)
+        elif quantized and old.op == "Add" and (product := self._product(old)) is not None:
             at = 1 - next(i for i, v in enumerate(old.inputs) if v is product.output)
-            inputs[at] = self.bias(old.inputs[at], product, old.output)
+            inputs[at] = self._bias(old.inputs[at], product, old.output)
         outputs = list(old.outputs)
         named = quantized and old.output in self.scales and old.output in self.graph.outputs
         if named:
             outputs[0] = Value(self.name(f"{old.output.name}.raw"), old.output.type)
         self.nodes.append(Node(old.op, tuple(inputs), tuple(outputs), old.attrs, old.device, old.origin))
         for value, real in zip(old.outputs, outputs, strict=True):
-            self.store(value, real, old)
+            self._store(value, real, old)
         if named:
-            self.real(old.output, old, old.output)
+            self._real(old.output, old, old.output)
 
-    def product(self, add: Node) -> Node | None:
+    def _product(self, add: Node) -> Node | None:
         makers = [self.graph.producer.get(v) for v in add.inputs if v is not None]
         return next((m for m in makers if m is not None and m in self.plan.nodes and bias_behind(self.graph, m) is add), None)
 
-    def layer(self, node: Node) -> list[Value | None]:
+    def _layer(self, node: Node) -> list[Value | None]:
         """The weight and the bias of a layer, stored as integers."""
         w, bias = node.inputs[1], node.input(2)
         if w is None:
             return []
-        step, axis = self.steps(node)
+        step, axis = self._steps(node)
         array = self.weights[w]
         column = [1] * array.ndim
         column[axis] = -1
         whole = np.clip(np.rint(array / step.reshape(column)), -_HIGH, _HIGH).astype(np.int8)
-        stored, scale = self.weight(f"{w.name}.bytes", whole), self.weight(f"{w.name}.scale", step)
-        zero = self.weight(f"{w.name}.zero", np.zeros(step.shape, np.int8))
-        made: list[Value | None] = [self.add("DequantizeLinear", (stored, scale, zero), Value(self.name(f"{w.name}.real"), w.type), node, axis=axis)]
+        stored, scale = self._weight(f"{w.name}.bytes", whole), self._weight(f"{w.name}.scale", step)
+        zero = self._weight(f"{w.name}.zero", np.zeros(step.shape, np.int8))
+        real = Value(self.name(f"{w.name}.real"), w.type)
+        made: list[Value | None] = [self._add("DequantizeLinear", (stored, scale, zero), real, node, axis=axis)]
         if node.op != "MatMul" and (bias is not None or node.op == "Conv"):
-            made.append(self.bias(bias, node, node.output))
+            made.append(self._bias(bias, node, node.output))
         return made
 
-    def steps(self, node: Node) -> tuple[Array, int]:
+    def _steps(self, node: Node) -> tuple[Array, int]:
         """The scales of a weight, for each output channel, and their axis; large enough for its bias to fit into the sums."""
         w = node.inputs[1]
         array = np.zeros(0) if w is None else self.graph.weights[w].astype(np.float64)
@@ -219,26 +220,27 @@ class Insertion:
         bias = self.graph.weights.get(b) if (b := node.input(2)) is not None else None
         least = np.full(most.shape, most.max() * _TINY)
         if bias is not None:
-            least = np.maximum(least, np.abs(bias.reshape(-1)) / (_LARGEST * float(self.input_scale(node))))
+            least = np.maximum(least, np.abs(bias.reshape(-1)) / (_LARGEST * float(self._input_scale(node))))
         return np.maximum(most / _HIGH, least).astype(np.float32), axis
 
-    def input_scale(self, node: Node) -> np.float32:
+    def _input_scale(self, node: Node) -> np.float32:
         return self.scales[node.inputs[0]].scale if node.inputs[0] is not None else np.float32(1)
 
-    def bias(self, bias: Value | None, layer: Node, result: Value) -> Value:
+    def _bias(self, bias: Value | None, layer: Node, result: Value) -> Value:
         """A bias in units of the sums of a layer; zeros where it has none, for what corrects it."""
-        step, _ = self.steps(layer)
-        scale = np.asarray(self.input_scale(layer) * step, np.float32)
+        step, _ = self._steps(layer)
+        scale = np.asarray(self._input_scale(layer) * step, np.float32)
         array = np.zeros(scale.shape) if bias is None else self.graph.weights[bias].reshape(-1).astype(np.float64)
         whole = np.clip(np.rint(array / scale), -_LARGEST, _LARGEST).astype(np.int32)
         base = bias.name if bias is not None else f"{layer.output.name}.bias"
-        stored, by = self.weight(f"{base}.whole", whole), self.weight(f"{base}.scale", scale)
-        made = self.add("DequantizeLinear", (stored, by), Value(self.name(f"{base}.real"), Tensor("f32", scale.shape)), layer, axis=0)
+        stored, by = self._weight(f"{base}.whole", whole), self._weight(f"{base}.scale", scale)
+        made = self._add("DequantizeLinear", (stored, by), Value(self.name(f"{base}.real"), Tensor("f32", scale.shape)), layer, axis=0)
         self.biases[result] = self.nodes[-1]
         return made
 
 
-def corrected(graph: Graph, samples: Feeds, biases: Mapping[Value, Node], means: Mapping[Value, Array]) -> Graph:
+def corrected(graph: Graph, samples: Feeds, biases: Mapping[Value, Node], means: Mapping[Value, Array],
+              results: Mapping[Value, int]) -> Graph:
     """The graph whose layers make, on average, what they made before they were quantized, layer after layer."""
     walk, weights = Walk(graph, samples), dict(graph.weights)
     names = {v.name: v for v in biases}
@@ -252,15 +254,12 @@ def corrected(graph: Graph, samples: Feeds, biases: Mapping[Value, Node], means:
         if stored is None or by is None:
             continue
         scale = graph.weights[by].astype(np.float64)
-        change = np.rint((means[found] - mean(walk.values(node.output))) / scale)
+        change = np.rint((means[found] - _mean(walk.values(node.output), results[found])) / scale)
         fits = np.abs(weights[stored] + change) <= 2 * _LARGEST - 1
         weights[stored] = (weights[stored] + np.where(fits, change, 0)).astype(np.int32)
         column = [1] * len(node.output.dims)
-        column[1 if len(column) > 2 else -1] = -1              # noqa: PLR2004  images
+        column[results[found]] = -1
         added = (np.where(fits, change, 0) * scale).astype(np.float32).reshape(column)
         for known in walk.known:
             known[node.output] = np.asarray(known[node.output] + added, np.float32)
     return Graph(graph.name, graph.inputs, graph.outputs, graph.nodes, weights, graph.bounds)
-
-
-__all__ = ["Insertion", "Scale", "Seen", "Walk", "corrected", "is_inner", "mean", "observe", "scales"]

@@ -13,8 +13,8 @@ LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
 SAME_SCALE = frozenset({*MOVES, "MaxPool", "GlobalMaxPool", "Pad", "Resize"})
 """Operators whose result lies between the smallest and the largest of what they read."""
 _FOLLOWERS = frozenset({
-    *SAME_SCALE, *ACTIVATIONS, "Add", "Sub", "Mul", "AveragePool", "GlobalAveragePool", "Concat", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh",
-    "LeakyRelu", "Elu", "Swish", "Gelu", "Mish", "Softplus", "PRelu", "com.microsoft.QuickGelu"})
+    *SAME_SCALE, *ACTIVATIONS, "Add", "Sub", "Mul", "AveragePool", "GlobalAveragePool", "Concat", "Sigmoid", "HardSigmoid", "HardSwish",
+    "Tanh", "LeakyRelu", "Elu", "Swish", "Gelu", "Mish", "Softplus", "PRelu", "com.microsoft.QuickGelu"})
 """Operators that are computed from bytes where all they read are bytes."""
 
 
