@@ -79,8 +79,8 @@ def tower(imbalance: float) -> tuple[Graph, Feeds]:
     spread = np.exp(random.standard_normal(16) * imbalance)
     first, second = random.standard_normal((16, 3, 3, 3)), random.standard_normal((8, 16, 3, 3)) * 0.2
     given = graph("%x: f32[1,3,12,12]", "%w: f32[16,3,3,3] = splat 0.5", "%b: f32[16] = splat 0.0", "%v: f32[8,16,3,3] = splat 0.5",
-                  "%u: f32[4,8,1,1] = random 5", "%c: f32[1,16,10,10] = Conv(%x, %w, %b) at \"first\"", "%r: f32[1,16,10,10] = Relu(%c)",
-                  "%d: f32[1,8,8,8] = Conv(%r, %v) at \"second\"", "%e: f32[1,8,8,8] = Relu(%d)", "%y: f32[1,4,8,8] = Conv(%e, %u)")
+                  "%u: f32[4,8,1,1] = random 5", '%c: f32[1,16,10,10] = Conv(%x, %w, %b) at "first"', "%r: f32[1,16,10,10] = Relu(%c)",
+                  '%d: f32[1,8,8,8] = Conv(%r, %v) at "second"', "%e: f32[1,8,8,8] = Relu(%d)", "%y: f32[1,4,8,8] = Conv(%e, %u)")
     numbers = {"w": first * spread[:, None, None, None], "v": second / spread[:, None, None]}
     weights = {v: np.asarray(numbers.get(v.name, a)).astype(np.float32) for v, a in given.weights.items()}
     samples = [{"x": random.standard_normal((1, 3, 12, 12)).astype(np.float32)} for _ in range(24)]
@@ -127,8 +127,8 @@ def test_biases_keep_the_mean_of_each_channel() -> None:
 
 
 def test_what_stays_in_reals_is_told() -> None:
-    given = graph("%x: f32[2,4], %z: f32[2,4]", "%w: f32[4,4] = random 1", "%a: f32[2,4] = MatMul(%x, %w) at \"layer\"",
-                  "%t: f32[4,2] = Transpose(%z) {perm=[1, 0]}", "%y: f32[2,2] = MatMul(%a, %t) at \"scores\"")
+    given = graph("%x: f32[2,4], %z: f32[2,4]", "%w: f32[4,4] = random 1", '%a: f32[2,4] = MatMul(%x, %w) at "layer"',
+                  "%t: f32[4,2] = Transpose(%z) {perm=[1, 0]}", '%y: f32[2,2] = MatMul(%a, %t) at "scores"')
     samples = [{n: np.random.default_rng(i).standard_normal((2, 4)).astype(np.float32) for n in "xz"} for i in range(4)]
     made, context = quantized(given, samples)
     assert "int8: scores stays in f32: its right operand is computed" in context.notes
@@ -178,7 +178,8 @@ def test_random_nets_mean_the_same_in_integers(seed: int) -> None:
     given = random_graph(seed, 4 + seed % 20)
     if not all(v.tensor.dtype == "f32" for v in given.inputs):
         pytest.skip("it reads integers")
-    samples = [{v.name: np.random.default_rng((seed, i)).standard_normal(v.dims).astype(np.float32) for v in given.inputs} for i in range(6)]
+    draws = [np.random.default_rng((seed, i)) for i in range(6)]
+    samples = [{v.name: draw.standard_normal(v.dims).astype(np.float32) for v in given.inputs} for draw in draws]
     made, _ = quantized(given, samples)
     whole = run_passes(made, "integers,canonicalize", catalog.CATALOG, Context(A72))
     assert verify(whole) == []
