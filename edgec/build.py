@@ -17,6 +17,7 @@ from edgec.codegen.bundle import check_place, write_bundle
 from edgec.codegen.npu import region as npu
 from edgec.codegen.object import compile_kernels
 from edgec.codegen.schedule import Schedule, schedule
+from edgec.codegen.units import unit_codes
 from edgec.cost import energy
 from edgec.errors import Cancelled, EdgecError, UsageError
 from edgec.interface import Interface, of
@@ -93,8 +94,9 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
     with _reproducible(graph, machine, watch):
         objects = compile_kernels(made.schedule.plans, made.isa, jobs=jobs, cache_dir=cache, progress=lambda d, n, _: tell("kernels", d, n),
                                   cancelled=cancelled, note=said.append, origins=_origins(made.schedule))
+        codes = {**unit_codes(made.schedule, devices(made.target)),
+                 **npu.unit_codes(made.regions, linux=toolchain.is_hosted(triple), cache=cache)}
     tell("bundle", 0, 1)
-    codes = npu.unit_codes(made.regions, linux=toolchain.is_hosted(triple), cache=cache)
     write_bundle(place, made.schedule.program, made.schedule.weights, objects, isa=made.isa, target=made.target.name,
                  codes=codes, target_text=made.target.text(), memories=made.target.memories, model_sha256=_digest(model), cc=cc,
                  passes=tuple(dict.fromkeys(s for s, _ in made.context.times)),

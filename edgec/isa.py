@@ -133,8 +133,6 @@ class Gpu(Device):
     @classmethod
     def of(cls, unit: "Unit", target: "Target") -> Self:
         """Collect the facts of a GPU; UsageError names the first one that the target's text leaves out."""
-        known = {**target.facts, **unit.facts}
-
         def need(name: str) -> Any:
             if name not in unit.facts:
                 raise UsageError(f"target {target.name} does not say {name} of its unit {unit.name}, and no kernel can be made without it")
@@ -143,7 +141,7 @@ class Gpu(Device):
         clock, language = float(need("clock")), need("language")
         bandwidth = float(need("bandwidth"))
         return cls(
-            triple=language, mcpu=str(unit.facts.get("arch", "")), mattr=(), lanes=4, registers=int(known.get("registers", 64)),
+            triple=language, mcpu=str(unit.facts.get("arch", "")), mattr=(), lanes=4, registers=8,
             broadcast="memory", fma_ports=1, fma_latency=1, load_ports=1, l1_bytes=0, l2_bytes=0, l3_bytes=0, line_bytes=64,
             dram_bytes_per_cycle=bandwidth / clock, l2_bytes_per_cycle=bandwidth / clock, clock_hz=clock,
             driver=language, group=int(unit.facts.get("group", 64)), macs_per_cycle=float(need("macs_per_cycle")),

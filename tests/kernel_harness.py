@@ -26,8 +26,11 @@ from edgec.codegen.object import ALLOWED
 from edgec.ir.graph import Array
 from edgec.ir.layout import Layout, View
 from edgec.ir.types import numpy_dtype
-from edgec.isa import Isa
+from edgec.isa import Gpu, Isa
 from edgec.kernels.base import KernelPlan
+from edgec.kernels.gpu.plan import GpuPlan, share
+from tests import opencl
+from tests.opencl import OPENCL
 
 Emit = Callable[[Any, str], Any]
 
@@ -40,6 +43,7 @@ def _isa(triple: str, mcpu: str, lanes: int, registers: int, mattr: tuple[str, .
 
 AVX512 = _isa("x86_64-linux-gnu", "x86-64-v4", 16, 32)
 AVX2 = _isa("x86_64-linux-gnu", "x86-64-v3", 8, 16)
+__all__ = ["OPENCL"]
 A72 = _isa("aarch64-linux-gnu", "cortex-a72", 4, 32, ("+neon",))
 
 
@@ -54,6 +58,8 @@ def _runs(isa: Isa) -> str | None:
     """Why this machine cannot run kernels of an ISA, or None."""
     if _native(isa):
         return None
+    if isa.arch == "opencl":
+        return opencl.missing()
     if isa.arch == "aarch64":
         return next((f"{tool} is not installed" for tool in ("aarch64-linux-gnu-gcc", "qemu-aarch64") if not shutil.which(tool)), None)
     return f"this CPU does not run {isa.mcpu}"
@@ -61,7 +67,12 @@ def _runs(isa: Isa) -> str | None:
 
 def on(*isas: Isa) -> list[Any]:
     """Parameters for pytest, those that cannot run here marked as skipped."""
-    return [pytest.param(i, id=i.mcpu, marks=[pytest.mark.skip(reason=why)] if (why := _runs(i)) else []) for i in isas]
+    return [pytest.param(i, id=i.mcpu or i.arch, marks=[pytest.mark.skip(reason=why)] if (why := _runs(i)) else []) for i in isas]
+
+
+def slow(*isas: Isa) -> list[Any]:
+    """The same for tests that take their time."""
+    return [pytest.param(*p.values, id=p.id, marks=[*p.marks, pytest.mark.slow]) for p in on(*isas)]
 
 
 ISAS = on(AVX512, AVX2, A72)
@@ -77,6 +88,11 @@ class Outcome:
 
 def run(plan: KernelPlan, emit: Emit, inputs: Sequence[Array]) -> Outcome:
     """Run all tasks of a plan on flat inputs (weights among them, in argument order); AssertionError when it crashes or tasks interfere."""
+    if isinstance(plan.isa, Gpu) and not isinstance(plan, GpuPlan):
+        shared = share(plan, plan.isa)
+        if isinstance(shared, str):
+            pytest.skip(shared)
+        plan = shared
     given = iter(inputs)
     arrays = []
     for arg in plan.args:
@@ -89,6 +105,10 @@ def run(plan: KernelPlan, emit: Emit, inputs: Sequence[Array]) -> Outcome:
             array = np.full(slots * arg.elements * numpy_dtype(arg.dtype).itemsize, 0xFF, np.uint8).view(numpy_dtype(arg.dtype))
         arrays.append(array)
     assert next(given, None) is None, "more inputs than arguments"
+    if isinstance(plan, GpuPlan):
+        first, second = opencl.execute(plan, arrays)
+        assert all(a.tobytes() == b.tobytes() for a, b in zip(first, second, strict=True)), "the result depends on where operands lie"
+        return Outcome(0, tuple(first))
     folder = _compiled(plan, emit)
     assert undefined(plan, emit) <= ALLOWED
     whole, parts = (_execute_native if _native(plan.isa) else _execute_qemu)(plan, folder, arrays)

@@ -1,24 +1,109 @@
-"""Tests that need OpenCL are skipped by name where there is none; PoCL (Debian: pocl-opencl-icd) runs it on any CPU."""
+"""OpenCL in tests: whether there is a device, and one kernel run on it. PoCL (Debian: pocl-opencl-icd) runs OpenCL on any CPU."""
 
 import ctypes
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from edgec.codegen import c_source, toolchain
+from edgec.codegen.runtime import units
+from edgec.ir.graph import Array
+from edgec.isa import Gpu
+from edgec.kernels.gpu.emit import source
+from edgec.kernels.gpu.plan import GpuPlan
 
-def _devices() -> int:
-    """How many devices OpenCL knows here."""
+OPENCL = Gpu(triple="opencl", mcpu="", mattr=(), lanes=4, registers=8, broadcast="memory", fma_ports=1, fma_latency=1, load_ports=1,
+             l1_bytes=0, l2_bytes=0,
+             l3_bytes=0, line_bytes=64, dram_bytes_per_cycle=20.0, l2_bytes_per_cycle=20.0, clock_hz=1e9, driver="opencl",
+             group=64, macs_per_cycle=32.0, launch_cycles=1000.0)
+_GAP, _FILL = 256, 0xFF
+
+
+@cache
+def missing() -> str | None:
+    """Why OpenCL kernels cannot run here, or None."""
     try:
         library = ctypes.CDLL("libOpenCL.so.1")
     except OSError:
-        return 0
+        return "there is no libOpenCL.so.1: apt install ocl-icd-libopencl1 pocl-opencl-icd"
     platforms, count, found = (ctypes.c_void_p * 8)(), ctypes.c_uint32(), ctypes.c_uint32()
     if library.clGetPlatformIDs(8, platforms, ctypes.byref(count)):
-        return 0
-    total = 0
+        return "OpenCL has no platform here: apt install pocl-opencl-icd"
     for platform in platforms[:count.value]:
         if library.clGetDeviceIDs(ctypes.c_void_p(platform), ctypes.c_uint64(0xFFFFFFFF), 0, None, ctypes.byref(found)) == 0:
-            total += found.value
-    return total
+            return None
+    return "OpenCL knows no device here: apt install pocl-opencl-icd"
 
 
-needs_opencl = pytest.mark.skipif(not _devices(), reason="OpenCL knows no device here: apt install pocl-opencl-icd ocl-icd-libopencl1")
+needs_opencl = pytest.mark.skipif(missing() is not None, reason=missing() or "")
+
+
+@cache
+def driver() -> ctypes.CDLL:
+    """The driver as a bundle has it."""
+    folder = Path(tempfile.mkdtemp(prefix="edgec-opencl-"))
+    for file in ("edgec_opencl.c", "edgec_opencl.h"):
+        (folder / file).write_text(c_source.fill(file, {"DEVICE_ABI": c_source.device_abi()}))
+    chain = toolchain.find("x86_64-linux-gnu")
+    chain.compile(["edgec_opencl.c"], folder, "driver.o", "-O2", "-std=c11")
+    chain.link_shared(["driver.o"], folder, "driver.so")
+    library = ctypes.CDLL(str(folder / "driver.so"))
+    library.edgec_opencl_create.restype, library.edgec_opencl_error.restype = ctypes.c_void_p, ctypes.c_char_p
+    return library
+
+
+class _Operand(ctypes.Structure):
+    _fields_ = (("host", ctypes.c_void_p), ("offset", ctypes.c_uint64), ("bytes", ctypes.c_uint64), ("region", ctypes.c_uint32),
+                ("writes", ctypes.c_uint32))
+
+
+class _Launch(ctypes.Structure):
+    _fields_ = (("kernel", ctypes.c_char_p), ("number", ctypes.c_uint32), ("operands", ctypes.c_uint32), ("groups", ctypes.c_uint32),
+                ("group", ctypes.c_uint32))
+
+
+def execute(plan: GpuPlan, arrays: Sequence[Array]) -> list[list[Array]]:
+    """The outputs of a kernel, once with operands at aligned addresses, once with all of them one element behind.
+
+    AssertionError when the code cannot be built.
+    """
+    at = sum(-(-a.nbytes // 64) * 64 + _GAP for a in arrays) + _GAP
+    names = (ctypes.c_char_p * 1)(b"kernel_0")
+    unit = units.Unit(ctypes.sizeof(units.Unit), 1, b"gpu", b"opencl", at, 0, 0, ctypes.cast(names, ctypes.c_void_p), 1)
+    code, message = source({"kernel_0": plan}, "opencl").encode(), ctypes.create_string_buffer(4096)
+    pointer = driver().edgec_opencl_create(ctypes.byref(unit), None, code, ctypes.c_size_t(len(code)), message, ctypes.c_size_t(4096))
+    assert pointer, f"{message.value.decode()}\n{code.decode()}"
+    made = [_run(pointer, plan, arrays, shift, at) for shift in (0, 1)]
+    driver().edgec_opencl_destroy(ctypes.c_void_p(pointer))
+    return made
+
+
+def _run(pointer: int, plan: GpuPlan, arrays: Sequence[Array], shift: int, total: int) -> list[Array]:
+    """One run, between bytes that are NaN; AssertionError when it changes anything but the outputs."""
+    places, at = [], _GAP
+    for array in arrays:
+        places.append(at + shift * array.itemsize)
+        at += -(-array.nbytes // 64) * 64 + _GAP
+    device = units.Device.from_address(pointer)
+    before = bytearray([_FILL]) * total
+    for place, array in zip(places, arrays, strict=True):
+        before[place:place + array.nbytes] = array.tobytes()
+    memory = ctypes.create_string_buffer(bytes(before), total)
+    operands = (_Operand * len(arrays))(*(_Operand(None, p, a.nbytes, 1, 0) for p, a in zip(places, arrays, strict=True)))
+    launch = _Launch(b"kernel_0", 0, len(arrays), plan.tasks, plan.group)
+    start = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(device.launch)
+    codes = [device.write(device.ctx, 0, ctypes.addressof(memory), total),
+             start(device.ctx, ctypes.addressof(launch), ctypes.addressof(operands)),
+             device.read(device.ctx, 0, ctypes.addressof(memory), total)]
+    assert codes == [0, 0, 0], driver().edgec_opencl_error(ctypes.c_void_p(pointer))
+    after, outputs = bytearray(memory.raw), []
+    for place, array, arg in zip(places, arrays, plan.args, strict=True):
+        if arg.role == "output":
+            outputs.append(np.frombuffer(bytes(after[place:place + array.nbytes]), array.dtype))
+            after[place:place + array.nbytes] = before[place:place + array.nbytes]
+    assert after == before, "the kernel wrote outside its output"
+    return outputs

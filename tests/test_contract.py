@@ -15,7 +15,7 @@ from edgec.isa import Isa
 from edgec.kernels.base import Operands
 from edgec.kernels.emit import emit
 from edgec.kernels.plan import packed, plan
-from tests.kernel_harness import A72, AVX2, AVX512, gathered, on, run, scatter
+from tests.kernel_harness import A72, AVX2, AVX512, OPENCL, gathered, on, run, scatter
 
 NHWC = Layout((0, 2, 3, 1))
 
@@ -82,7 +82,7 @@ def layout_of(code: int) -> Layout | None:
     return None if code == 0 else NHWC if code < 0 else blocked(code)
 
 
-@pytest.mark.parametrize("isa", on(AVX512, AVX2, A72))
+@pytest.mark.parametrize("isa", on(AVX512, AVX2, A72, OPENCL))
 @pytest.mark.parametrize("case", CONVOLUTIONS, ids=lambda c: f"{c['x']}-{c['m']}-{c['k']}")
 def test_convolution(case: dict[str, Any], isa: Isa) -> None:
     rng = np.random.default_rng(1)
@@ -101,7 +101,7 @@ def test_convolution(case: dict[str, Any], isa: Isa) -> None:
     check(isa, nodes, {x: numbers(rng, x), r: numbers(rng, r)}, {v: numbers(rng, v) for v in (weight, bias, scale)})
 
 
-@pytest.mark.parametrize("isa", on(AVX512, A72))
+@pytest.mark.parametrize("isa", on(AVX512, A72, OPENCL))
 @pytest.mark.parametrize(("c", "m", "k", "stride", "pads", "group"), [
     (8, 12, (2, 2), 2, (0, 0, 0, 0), 1), (5, 3, (4, 4), 2, (1, 1, 1, 1), 1), (6, 4, (3, 3), 3, (1, 0, 1, 2), 2),
     (4, 4, (3, 2), 1, (1, 0, 1, 1), 1)])
@@ -114,7 +114,7 @@ def test_transposed_convolution(c: int, m: int, k: tuple[int, int], stride: int,
     assert check(isa, [Node("ConvTranspose", (x, weight), (y,), attrs)], {x: numbers(rng, x)}, {weight: numbers(rng, weight)})
 
 
-@pytest.mark.parametrize("isa", on(AVX512, AVX2, A72))
+@pytest.mark.parametrize("isa", on(AVX512, AVX2, A72, OPENCL))
 @pytest.mark.parametrize(("a", "b"), [((1, 70), (70, 33)), ((5, 64), (64, 10)), ((2, 7, 24), (24, 40)), ((17, 3), (3, 1))])
 def test_product_with_weights(a: tuple[int, ...], b: tuple[int, int], isa: Isa) -> None:
     rng = np.random.default_rng(3)
@@ -123,7 +123,7 @@ def test_product_with_weights(a: tuple[int, ...], b: tuple[int, int], isa: Isa) 
     check(isa, nodes, {x: numbers(rng, x)}, {w: numbers(rng, w), bias: numbers(rng, bias)})
 
 
-@pytest.mark.parametrize("isa", on(AVX512, A72))
+@pytest.mark.parametrize("isa", on(AVX512, A72, OPENCL))
 @pytest.mark.parametrize(("a", "b"), [((3, 9, 8), (3, 8, 20)), ((2, 3, 5, 7), (2, 3, 7, 6)), ((4, 6), (6, 9))])
 def test_product_of_activations(a: tuple[int, ...], b: tuple[int, ...], isa: Isa) -> None:
     rng = np.random.default_rng(4)
@@ -131,7 +131,7 @@ def test_product_of_activations(a: tuple[int, ...], b: tuple[int, ...], isa: Isa
     check(isa, [Node("MatMul", (x, w), (y,))], {x: numbers(rng, x), w: numbers(rng, w)}, {})
 
 
-@pytest.mark.parametrize("isa", on(AVX512, A72))
+@pytest.mark.parametrize("isa", on(AVX512, A72, OPENCL))
 @pytest.mark.parametrize("layout", [NHWC, blocked(8)], ids=["nhwc", "blocked"])
 @pytest.mark.parametrize(("op", "extra"), [("MaxPool", {}), ("AveragePool", {}), ("AveragePool", {"count_include_pad": 1})])
 def test_pool(op: str, extra: dict[str, int], layout: Layout, isa: Isa) -> None:
@@ -142,7 +142,7 @@ def test_pool(op: str, extra: dict[str, int], layout: Layout, isa: Isa) -> None:
     check(isa, [Node(op, (x,), (y,), attrs)], {x: values}, {})
 
 
-@pytest.mark.parametrize("isa", on(AVX512, A72))
+@pytest.mark.parametrize("isa", on(AVX512, A72, OPENCL))
 @pytest.mark.parametrize(("shape", "other", "layouts"), [
     ((2, 16, 5, 3), (16, 1, 1), (blocked(8), None, NHWC)), ((1, 5, 7, 9), (1, 5, 7, 9), (None, NHWC, None)),
     ((3, 1, 33), (1, 4, 33), (None, None, None)),
@@ -154,7 +154,7 @@ def test_map(shape: tuple[int, ...], other: tuple[int, ...], layouts: tuple[Layo
     check(isa, [Node("Sub", (a, b), (s,)), Node("Relu", (s,), (y,))], {a: numbers(rng, a), b: numbers(rng, b)}, {})
 
 
-@pytest.mark.parametrize("isa", on(AVX512, A72))
+@pytest.mark.parametrize("isa", on(AVX512, A72, OPENCL))
 @pytest.mark.parametrize(("lx", "ly"), [(None, None), (blocked(16), blocked(16)), (NHWC, blocked(8)), (blocked(8), NHWC)])
 def test_pad(lx: Layout | None, ly: Layout | None, isa: Isa) -> None:
     rng = np.random.default_rng(7)

@@ -16,7 +16,7 @@ from edgec.isa import Isa
 from edgec.kernels.base import Epilogue, Load, broadcast
 from edgec.kernels.expr import Expr, Instr
 from edgec.kernels.reduce import ReducePlan, plan_reduce
-from tests.kernel_harness import A72, AVX2, AVX512, ISAS, gathered, on, run, scatter
+from tests.kernel_harness import A72, AVX2, AVX512, ISAS, OPENCL, gathered, on, run, scatter, slow
 
 pytestmark = pytest.mark.slow
 HOST = next((p.values[0] for p in on(AVX512, AVX2) if not p.marks), AVX2)
@@ -69,7 +69,7 @@ REFERENCE: dict[str, Callable[[Array, tuple[int, ...]], Array]] = {
 }
 
 
-@pytest.mark.parametrize("isa", on(HOST, A72))
+@pytest.mark.parametrize("isa", [*on(HOST, A72), *slow(OPENCL)])
 @pytest.mark.parametrize("op", REFERENCE)
 def test_reductions_over_any_axes(isa: Isa, op: str) -> None:
     x = np.abs(normal(2, 3, 5, 37)) * 0.5 + 0.2
@@ -88,7 +88,7 @@ def test_without_axes_everything_is_reduced() -> None:
     close(reduce(HOST, "ReduceSum", x, ()), x.astype(np.float64).sum())
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", [*ISAS, *slow(OPENCL)])
 @pytest.mark.parametrize(("layout", "channels"), [(None, 5), (NHWC, 37), (NHWC, 150), (NCHW16C, 32), (NCHW8C, 24)])
 def test_global_pooling_in_each_layout(isa: Isa, layout: Layout | None, channels: int) -> None:
     x = normal(2, channels, 7, 6)
@@ -116,7 +116,7 @@ def test_dtypes(dtype: str) -> None:
     assert isinstance(plan_reduce("ReduceMean", {"axes": (1,)}, [View.of((3, 4))], View.of((3, 1)), ["i32", "i32"], HOST), str)
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", [*ISAS, *slow(OPENCL)])
 def test_nan_and_infinities(isa: Isa) -> None:
     """A NaN anywhere in a row makes its maximum, minimum, sum and softmax NaN, as in ONNX Runtime."""
     for n in (37, 5):
@@ -130,7 +130,7 @@ def test_nan_and_infinities(isa: Isa) -> None:
             close(reduce(isa, "Softmax", x, x.shape), scipy.special.softmax(x.astype(np.float64), 1))
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", [*ISAS, *slow(OPENCL)])
 @pytest.mark.parametrize("op", ["Softmax", "LogSoftmax"])
 def test_softmax(isa: Isa, op: str) -> None:
     reference = {"Softmax": scipy.special.softmax, "LogSoftmax": scipy.special.log_softmax}[op]
@@ -147,7 +147,7 @@ def test_softmax(isa: Isa, op: str) -> None:
         close(reduce(isa, op, half, x.shape, axis=1), reference(half.astype(np.float64), 1), 1e-3)
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", [*ISAS, *slow(OPENCL)])
 def test_softmax_of_a_scaled_and_masked_row(isa: Isa) -> None:
     x, scale = normal(2, 3, 5, 37), np.full((1,), 0.125, np.float32)
     mask = np.where(normal(2, 1, 1, 37, seed=5) > 0, 0, -1e9).astype(np.float32)
@@ -167,7 +167,7 @@ def normalized(x: Array, axes: tuple[int, ...], scale: Array | float, bias: Arra
     return made
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", [*ISAS, *slow(OPENCL)])
 def test_layer_normalization(isa: Isa) -> None:
     for shape, axis in (((3, 5, 384), -1), ((4, 37), 1), ((2, 6, 5), 1)):
         x, inner = normal(*shape) + 3, shape[axis:] if axis != -1 else shape[-1:]
@@ -180,7 +180,7 @@ def test_layer_normalization(isa: Isa) -> None:
             close(reduce(isa, op, x, shape, scale, axis=axis), rms)
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", [*ISAS, *slow(OPENCL)])
 def test_layer_normalization_of_a_sum(isa: Isa) -> None:
     """A residual before, an activation and another operand after."""
     x, y, z = normal(3, 5, 100), normal(3, 5, 100, seed=1), normal(3, 5, 1, seed=2)
@@ -192,7 +192,7 @@ def test_layer_normalization_of_a_sum(isa: Isa) -> None:
 
 
 @pytest.mark.parametrize("layout", [None, NHWC, NCHW16C])
-@pytest.mark.parametrize("isa", on(HOST, A72))
+@pytest.mark.parametrize("isa", [*on(HOST, A72), *slow(OPENCL)])
 def test_instance_and_group_normalization(isa: Isa, layout: Layout | None) -> None:
     x, scale, bias = normal(2, 64, 5, 6) + 1, normal(64, seed=1), normal(64, seed=2)
     a, b = (p.reshape(1, 64, 1, 1) for p in (scale, bias))
@@ -209,7 +209,7 @@ def test_a_group_smaller_than_a_block_is_refused() -> None:
     assert made == "GroupNormalization over groups that split a block of the layout is not written"
 
 
-@pytest.mark.parametrize("isa", on(HOST, A72))
+@pytest.mark.parametrize("isa", [*on(HOST, A72), *slow(OPENCL)])
 def test_lp_normalization(isa: Isa) -> None:
     x = normal(4, 19, 7)
     x[1, :, 2] = 0
@@ -218,7 +218,7 @@ def test_lp_normalization(isa: Isa) -> None:
         close(reduce(isa, "LpNormalization", x, x.shape, axis=axis, p=p), np.where(norm == 0, 0, x / np.where(norm == 0, 1, norm)))
 
 
-@pytest.mark.parametrize("isa", on(HOST, A72))
+@pytest.mark.parametrize("isa", [*on(HOST, A72), *slow(OPENCL)])
 def test_cumulative_sums(isa: Isa) -> None:
     x = normal(4, 19, 7)
     for axis in (0, 1, 2):
@@ -231,7 +231,7 @@ def test_cumulative_sums(isa: Isa) -> None:
     assert np.array_equal(reduce(isa, "CumSum", np.arange(20), (20,), axis=0), np.cumsum(np.arange(20)))
 
 
-@pytest.mark.parametrize("isa", on(HOST, A72))
+@pytest.mark.parametrize("isa", [*on(HOST, A72), *slow(OPENCL)])
 @pytest.mark.parametrize("op", ["ArgMax", "ArgMin"])
 def test_arg_max_and_min(isa: Isa, op: str) -> None:
     pick = {"ArgMax": np.argmax, "ArgMin": np.argmin}[op]

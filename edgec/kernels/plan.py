@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from edgec.ir.graph import Array, Node, Value
 from edgec.ir.layout import View
 from edgec.ir.types import Tensor
-from edgec.isa import Device, Isa, Npu
+from edgec.isa import Device, Gpu, Isa, Npu
 from edgec.kernels import (
     command,
     contract,
@@ -27,6 +27,7 @@ from edgec.kernels import (
     window,
 )
 from edgec.kernels.base import KernelPlan, Operands, Planned
+from edgec.kernels.gpu import plan as gpu_plan
 from edgec.kernels.region import Region, region, unscaled
 
 _Planner = Callable[[Region, Isa, Operands], Planned | str]
@@ -55,6 +56,8 @@ def plan(node: Node, isa: Isa, operands: Operands) -> Planned | str:
         return reason
     if isinstance(isa, Npu):
         return command.commands(node, isa, operands)
+    if isinstance(isa, Gpu):
+        return gpu_plan.plan(node, isa, operands)
     if isinstance(isa, Device):
         return f"no kernel is written for a unit that is driven through {isa.driver}"
     made = _own(node, isa, operands)
@@ -66,6 +69,8 @@ def plan(node: Node, isa: Isa, operands: Operands) -> Planned | str:
 
 def copy(source: Value, read: View, write: View, isa: Isa) -> Planned | str:
     """A kernel that moves elements from one place and layout to another, or the reason why there is none."""
+    if isinstance(isa, Gpu):
+        return gpu_plan.copy(source, read, write, isa)
     if isinstance(isa, Device):
         return f"no copy is written for a unit that is driven through {isa.driver}"
     return plan_map.copy(source, read, write, isa)
@@ -93,6 +98,8 @@ def _own(node: Node, isa: Isa, operands: Operands) -> Planned | str:
 
 def packed(plan: KernelPlan, arg: int, array: Array) -> Array:
     """A constant operand as the kernel reads it: flat, in the storage dtype it came in."""
+    if isinstance(plan, gpu_plan.GpuPlan):
+        return gpu_plan.packed(plan, arg, array)
     if isinstance(plan, contract.ContractPlan) and arg == 1 and plan.w is None:
         return contract.pack(plan, array)
     if isinstance(plan, dot.DotPlan) and arg == 1:
