@@ -56,7 +56,7 @@ class Units:
             driver = self._driver(row, folder, load)
             self._drivers.append(driver)
             unit = Unit.from_buffer_copy(table[i])
-            unit.arena_bytes += GUARD
+            unit.arena_bytes += GUARD if unit.arena_bytes else 0  # none: it works in the memory of the CPU
             code, message = (folder / row["code"]).read_bytes(), ctypes.create_string_buffer(2048)
             self.pointers[i] = driver.create(ctypes.byref(unit), ctypes.c_void_p(weights), code, ctypes.c_size_t(len(code)), message,
                                              ctypes.c_size_t(len(message)))
@@ -90,6 +90,9 @@ class Units:
         said = ((n, d.error(ctypes.c_void_p(p))) for n, d, p in zip(self._names, self._drivers, self.pointers))
         return "; ".join(f"{name}: {text.decode(errors='replace')}" for name, text in said if text)
 
+    def _arenas(self) -> list[tuple[int, int]]:
+        return [(i, size) for i, size in enumerate(self.arena_bytes) if size]
+
     def read(self, unit: int, offset: int, size: int) -> bytes:
         """Bytes of a unit's arena."""
         device, data = self._device(unit), ctypes.create_string_buffer(size)
@@ -99,14 +102,14 @@ class Units:
 
     def fill(self, byte: int, guard: int) -> None:
         """Fill all arenas with one byte, and what lies behind each with another."""
-        for i, size in enumerate(self.arena_bytes):
+        for i, size in self._arenas():
             device, data = self._device(i), bytes([byte]) * size + bytes([guard]) * GUARD
             if device.write(device.ctx, 0, ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p), len(data)):
                 raise RuntimeError(f"the arena of a unit cannot be written: {self.error()}")
 
     def is_intact(self, guard: int) -> bool:
         """Whether what lies behind the arenas is as `fill` left it."""
-        return all(self.read(i, size, GUARD) == bytes([guard]) * GUARD for i, size in enumerate(self.arena_bytes))
+        return all(self.read(i, size, GUARD) == bytes([guard]) * GUARD for i, size in self._arenas())
 
     def __del__(self) -> None:
         for driver, pointer in zip(getattr(self, "_drivers", ()), getattr(self, "pointers", ())):
