@@ -16,6 +16,7 @@ from edgec.codegen import fit, toolchain
 from edgec.codegen.bundle import check_place, write_bundle
 from edgec.codegen.npu import region as npu
 from edgec.codegen.object import compile_kernels
+from edgec.codegen.program import HOST, Copy
 from edgec.codegen.schedule import Schedule, schedule
 from edgec.codegen.units import unit_codes
 from edgec.cost import energy
@@ -27,6 +28,7 @@ from edgec.isa import Isa, cpu_isa, devices
 from edgec.kernels.base import KernelPlan
 from edgec.lang import text
 from edgec.onnx import Model, import_model
+from edgec.partition import link
 from edgec.pipeline import Context, Pipeline, Watch, run_passes
 from edgec.samples import ranges
 from edgec.target import Target, find
@@ -57,7 +59,7 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
     cache: Path | None = None, progress: Progress | None = None, cancelled: Callable[[], bool] | None = None, watch: Watch | None = None,
     disabled: Sequence[str] = (), limit: int | None = None, notes: list[str] | None = None,
     interface: Interface | Mapping[str, Mapping[str, Any]] | None = None, rank: str | float | None = None,
-    calibrate: sampling.Source | None = None, int8: bool = False,
+    calibrate: sampling.Source | None = None, int8: bool = False, units: Sequence[str] = (), place: Mapping[str, str] | None = None,
 ) -> Bundle:
     """Build a model (path, bytes, ModelProto, or the path of a textual graph) and write the bundle; returns it, opened but not loaded.
 
@@ -67,7 +69,8 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
     (edgec/interface.py).
     `rank` makes layers low-rank: "auto", a ratio such as 2.0, or "fc1=32" (passes/factorize.py); `int8` quantizes them
     (passes/quantize.py); `calibrate` names the samples that they are fitted to (edgec/calibrate.py).
-    Raises the errors of edgec.errors; nothing is half-written.
+    `units` lists the units of the target that may be used: without the CPU among them, it runs only what the others cannot. `place` puts
+    nodes on units: `{"conv1": "cpu", "layer4*": "gpu"}` (passes/partition.py). Raises the errors of edgec.errors; nothing is half-written.
     """
     if optimize_for not in ("speed", "size"):
         raise UsageError(f"-O is speed or size, not {optimize_for}")
@@ -79,8 +82,8 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
     graph = read(model, shapes=shapes, dims=dims, inputs=inputs, outputs=outputs, static=True, notes=notes)
     name = name or (Path(model).stem if isinstance(model, str | Path) else graph.name or "model")
     machine = find(target)
-    place = Path(output) if output is not None else Path(f"{name}.{machine.name}.edgec")
-    check_place(place)
+    folder = Path(output) if output is not None else Path(f"{name}.{machine.name}.edgec")
+    check_place(folder)
     triple = cpu_isa(machine).triple
     if threads > 1 and not toolchain.is_hosted(triple):
         raise UsageError(f"{machine.name} has no operating system and so no threads: {threads} are too many")
@@ -88,7 +91,8 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
     faces = interface if isinstance(interface, Interface) else of(interface or {}, graph)
     feeds = samples_for(graph, rank, calibrate, notes, interface=faces, int8=int8)
     made = compile_graph(graph, machine, name, progress=progress, cancelled=cancelled, watch=watch, disabled=disabled, limit=limit,
-                         optimize_for=optimize_for, interface=faces, rank=rank, samples=feeds, cache=cache, int8=int8)
+                         optimize_for=optimize_for, interface=faces, rank=rank, samples=feeds, cache=cache, int8=int8,
+                         units=units, place=place)
     fit.check(fit.uses(made.schedule.program, 0, machine.memories), machine.name)
     said = list[str]()                                         # about this machine's cache: no part of the bundle
     with _reproducible(graph, machine, watch):
@@ -97,18 +101,18 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
         codes = {**unit_codes(made.schedule, devices(made.target)),
                  **npu.unit_codes(made.regions, linux=toolchain.is_hosted(triple), cache=cache)}
     tell("bundle", 0, 1)
-    write_bundle(place, made.schedule.program, made.schedule.weights, objects, isa=made.isa, target=made.target.name,
+    write_bundle(folder, made.schedule.program, made.schedule.weights, objects, isa=made.isa, target=made.target.name,
                  codes=codes, target_text=made.target.text(), memories=made.target.memories, model_sha256=_digest(model), cc=cc,
                  passes=tuple(dict.fromkeys(s for s, _ in made.context.times)),
                  options={"threads": threads, "optimize_for": optimize_for, "exact": exact, "dims": dict(dims or {}),
                           "shapes": {k: list(v) for k, v in (shapes or {}).items()},
                           "inputs": list(inputs or ()), "outputs": list(outputs or ()), **({} if rank is None else {"rank": str(rank)}),
-                          **({"int8": True} if int8 else {})},
+                          **({"int8": True} if int8 else {}), **placing(units, place)},
                  extra={"notes": [*notes, *made.context.notes], "report": report(made), "npus": npu.facts(made.regions),
-                        "input_ranges": ranges(graph), **faces.facts()})
+                        "input_ranges": ranges(graph), **faces.facts(), **made.context.facts})
     notes += [*made.context.notes, *said]
     tell("bundle", 1, 1)
-    return Bundle(place)
+    return Bundle(folder)
 
 
 def read(
@@ -143,7 +147,7 @@ def compile_graph(  # noqa: PLR0913  one keyword for each flag of the command li
     graph: Graph, target: str | Path | Target, name: str, *, progress: Progress | None = None, cancelled: Callable[[], bool] | None = None,
     watch: Watch | None = None, disabled: Sequence[str] = (), limit: int | None = None, optimize_for: str = "speed",
     interface: Interface | None = None, rank: str | float | None = None, samples: Sequence[Mapping[str, Any]] = (),
-    cache: Path | None = None, int8: bool = False,
+    cache: Path | None = None, int8: bool = False, units: Sequence[str] = (), place: Mapping[str, str] | None = None,
 ) -> Built:
     """All passes and the schedule: everything but machine code."""
     machine = target if isinstance(target, Target) else find(target)
@@ -152,17 +156,24 @@ def compile_graph(  # noqa: PLR0913  one keyword for each flag of the command li
     passes = access.module("passes.catalog")
     watch = watch or Watch()
     told = Watch(watch.verify, watch.dump, watch.stop_after, watch.crashes, lambda step: tell(step, 0, 1))
-    steps = passes.pipeline(None if rank is None else str(rank), interface.options() if interface else None, int8=int8)
+    steps = passes.pipeline(None if rank is None else str(rank), interface.options() if interface else None, placing(units, place),
+                            int8=int8)
     final = run_passes(graph, steps, passes.CATALOG, context, told)
     isa = cpu_isa(machine)
     if optimize_for == "size":
         isa = replace(isa, extra=(*isa.extra, ("optimize", "size")))
     tell("schedule", 0, 1)
     with _reproducible(graph, machine, watch):
-        units = devices(machine)
-        final, regions = npu.compile_regions(final, units, cache=cache, note=context.note)
-        made = schedule(final, isa, re.sub(r"\W", "_", name), lambda origins: _cut(graph, origins), units)
+        others = devices(machine)
+        final, regions = npu.compile_regions(final, others, cache=cache, note=context.note)
+        made = schedule(final, isa, re.sub(r"\W", "_", name), lambda origins: _cut(graph, origins), others)
     return Built(final, made, machine, isa, context, regions)
+
+
+def placing(units: Sequence[str] = (), place: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The options of the pass partition for units that may be used and nodes that have a place."""
+    said = {"units": ",".join(units), "place": ",".join(f"{node}={unit}" for node, unit in (place or {}).items())}
+    return {name: text for name, text in said.items() if text}
 
 
 def _cut(graph: Graph, origins: Collection[str]) -> str:
@@ -188,6 +199,7 @@ def optimize(graph: Graph, target: str | Path | None = None, passes: Pipeline | 
 def report(made: Built) -> dict[str, Any]:
     """Figures of a build that need no run: operations, predicted time, sparsity of the weights, energy.
 
+    The time is that of one core, and of each other unit and the copies to it where there are some, one after the other.
     The energy counts weights and interface once from DRAM, what kernels read and write from on-chip memory, and the multiply-accumulates.
     """
     program = made.schedule.program
@@ -197,13 +209,27 @@ def report(made: Built) -> dict[str, Any]:
     weights = [a for a in made.graph.weights.values() if a.dtype.kind in "fiu"]
     whole = sum(program.kernels[s.kernel].macs for s in program.calls if _multiplies_bytes(made.schedule.plan(s.kernel)))
     total, zeros = sum(a.size for a in weights), sum(int((a == 0).sum()) for a in weights)
-    return {"kernels": len(called), "macs": macs, "predicted_ms": sum(k.cycles for k in called) / made.isa.clock_hz * 1e3,
-            "integer_macs": whole,
-            "weight_sparsity": zeros / total if total else 0.0, "energy": asdict(energy(macs, outside, "f32", sram=moved))}
+    ms = _times(made)
+    return {"kernels": len(called), "macs": macs, "predicted_ms": sum(ms.values()), **({"units_ms": ms} if len(ms) > 1 else {}),
+            "integer_macs": whole, "weight_sparsity": zeros / total if total else 0.0,
+            "energy": asdict(energy(macs, outside, "f32", sram=moved))}
 
 
 def _multiplies_bytes(plan: KernelPlan) -> bool:
     return bool(plan.macs) and plan.args[0].dtype in ("i8", "u8")
+
+
+def _times(made: Built) -> dict[str, float]:
+    """The predicted milliseconds of kernels on each unit, and of copies between their memories."""
+    program, target = made.schedule.program, made.target
+    ms = {HOST: 0.0}
+    for k in (program.kernels[s.kernel] for s in program.calls):
+        clock = made.isa.clock_hz if k.unit == HOST else target.clock(target.units[k.unit])
+        ms[k.unit] = ms.get(k.unit, 0.0) + k.cycles / clock * 1e3
+    for step in program.steps:
+        if isinstance(step, Copy):
+            ms["copies"] = ms.get("copies", 0.0) + link(target, target.units[step.unit]).out(step.bytes) / 1e3
+    return ms
 
 
 @contextmanager

@@ -38,7 +38,7 @@ class Bundle:
         return "\n".join([
             f"{self.path} for {m['target']['name']} ({m['target']['cpu']})",
             f"  kernels    {report['kernels']} calls of {len(m['kernels'])} functions, {macs}",
-            f"  predicted  {report['predicted_ms']:.3f} ms on one core",
+            f"  predicted  {report['predicted_ms']:.3f} ms {_parts(report)}",
             f"  weights    {sizes['weights_bytes']} bytes",
             f"  arena      {sizes['arena_bytes']} bytes, {over}",
             f"  code       {sizes['code_bytes']} bytes",
@@ -59,6 +59,12 @@ def _npu(name: str, facts: Mapping[str, Any], macs: int) -> list[str]:
     return [f"  {name:<10} {facts['accelerator']}: {share:.1%} of the multiply-accumulates, {many}",
             f"             {total['cycles']} cycles ({total['cycles'] / figures[0]['clock'] * 1e3:.3f} ms) and {memory}, as Vela expects",
             f"             made by {facts['compiler']}, not executed here: what the NPU computes is known from its operators alone"]
+
+
+def _parts(report: Mapping[str, Any]) -> str:
+    """Where the predicted time goes: on one core, or on several units."""
+    parts = report.get("units_ms")
+    return f"one after the other: {', '.join(f'{unit} {ms:.3f}' for unit, ms in parts.items())}" if parts else "on one core"
 
 
 def _memory(use: Mapping[str, Any]) -> str:

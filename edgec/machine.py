@@ -172,6 +172,13 @@ class Target:
                 return unit
         raise UsageError(f"target {self.name} has no unit of kind cpu")
 
+    def clock(self, unit: Unit) -> float:
+        """The clock of a unit in hertz: its own, else the target's; UsageError when neither is said."""
+        clock = unit.facts.get("clock", self.facts.get("clock"))
+        if clock is None:
+            raise UsageError(f"target {self.name} does not say the clock of its unit {unit.name}, and its times cannot be predicted")
+        return float(clock)
+
     def names(self, unit: str) -> dict[str, Any]:
         """What the expressions of a unit may read: the target's facts, the unit's, and each memory's as `l2.size`."""
         return {**self.facts, **self.memories, **self.units[unit].facts}

@@ -50,7 +50,8 @@ class Rewrite(NamedTuple):
 class Context:
     """What a pass may know besides the graph, and where it tells what it did. One context serves one run of a pipeline.
 
-    `samples` are inputs by name such as the model will see, for passes that fit weights to them.
+    `samples` are inputs by name such as the model will see, for passes that fit weights to them. `facts` is what passes found out that
+    belongs in a manifest, by the name of the pass.
     """
 
     target: "Target | None" = None
@@ -61,6 +62,7 @@ class Context:
     step: str = ""
     trace: list[Rewrite] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
     times: list[tuple[str, float]] = field(default_factory=list)
 
     def may(self, name: str, ahead: int = 0) -> bool:

@@ -13,7 +13,7 @@ from edgec.codegen.schedule import Schedule, schedule
 from edgec.cost import node_facts
 from edgec.errors import UnsupportedModel, UsageError
 from edgec.history import Moment, record
-from edgec.ir.graph import REGIONS, Graph, Node
+from edgec.ir.graph import REGIONS, Graph, Node, shortened
 from edgec.ir.types import Tensor
 from edgec.isa import cpu_isa, devices
 from edgec.kernels.base import KernelPlan, Operands
@@ -66,9 +66,33 @@ class Missed:
 
 
 @dataclass(frozen=True)
+class Offer:
+    """What a unit would take for the nodes that run together, in microseconds, and by how much the whole run would grow, copies included.
+
+    `reason` says in the words of the target why it cannot run them; there are no times then.
+    """
+
+    unit: str
+    us: float | None
+    more_us: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Placed:
+    """On which unit nodes run that belong together, what each unit asked for, and the copies of what they read or make: as text."""
+
+    unit: str
+    nodes: tuple[str, ...]
+    offers: tuple[Offer, ...]
+    copies: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Story:
     """Everything about one node.
 
+    `placed` tells on which unit it runs, where the target has several.
     `views` are nodes of the last graph that carry its name and need no kernel; `refused` says why a node that carries it has none.
     `total_us` and `steps` are those of the whole model; None when it cannot be scheduled, which `problem` explains.
     """
@@ -83,18 +107,22 @@ class Story:
     apart: tuple[str, ...]
     rules: tuple[Missed, ...]
     units: tuple[Missed, ...]
+    placed: tuple[Placed, ...]
     notes: tuple[str, ...]
     steps: int | None
     total_us: float | None
     problem: str | None
 
 
-def why(graph: Graph, name: str, target: Target) -> Story:
-    """The story of the node with this name, or that makes a value of this name, in a build for a target; UsageError for an unknown one."""
+def why(graph: Graph, name: str, target: Target, partition: Mapping[str, str] | None = None) -> Story:
+    """The story of the node with this name, or that makes a value of this name, in a build for a target; UsageError for an unknown one.
+
+    `partition` holds options of that pass.
+    """
     graph = _named(graph)
     node = _find(graph, name)
     known, context = access.module("passes.catalog"), Context(target)
-    final, moments = record(graph, known.DEFAULT, known.CATALOG, context)
+    final, moments = record(graph, known.pipeline(partition=partition), known.CATALOG, context)
     settled = next((m.before for m in moments if m.row.name == "cluster"), final)
     now = carriers(settled, node.origin)
     made, problem = _schedule(final, target)
@@ -106,7 +134,9 @@ def why(graph: Graph, name: str, target: Target) -> Story:
         node.origin, node.op, target.name,
         tuple(e for m in moments if (e := _event(m, context, node.origin)) is not None), kernels,
         tuple(_described(n) for n in last if made and not _computed(n, made, busy)), tuple(dict.fromkeys(refused)),
-        tuple(dict.fromkeys(_apart(settled, final, context, now))), tuple(_rules(settled, now)), tuple(_units(settled, now, target)),
+        tuple(dict.fromkeys(_apart(settled, final, context, now))), tuple(_rules(settled, now)),
+        tuple(_units(settled, now, target)) if len(target.units) == 1 else (),
+        tuple(_placed(context.facts.get("partition", {}), node.origin)),
         tuple(n for n in context.notes if any(n.startswith(f"{c.label}: ") for c in (*now, node))),
         len(made.program.steps) if made else None, _total(made, target) if made else None, problem)
 
@@ -144,7 +174,7 @@ def _find(graph: Graph, name: str) -> Node:
 
 def _described(node: Node) -> str:
     reads = ", ".join("-" if v is None else f"%{v.name}" for v in node.inputs)
-    return f"{' '.join(f'%{v.name}' for v in node.outputs)} = {_operator(node)}({reads}) {node.origin!r}"
+    return f"{' '.join(f'%{v.name}' for v in node.outputs)} = {_operator(node)}({reads}) {shortened(node.origin)!r}"
 
 
 def _operator(node: Node) -> str:
@@ -153,8 +183,9 @@ def _operator(node: Node) -> str:
 
 def _event(moment: Moment, context: Context, origin: str) -> Event | None:
     before, after = carriers(moment.before, origin), carriers(moment.after, origin)
-    names = {origin} if not before else {part for n in (*before, *after) for part in n.origin.split("+")}
-    rewrites = [f"{r.name} at {r.origin}" for r in moment.rewrites(context) if names.intersection(r.origin.split("+"))]
+    near = [n for n in (*before, *after) if n.op != "edgec.Region"]  # a region is told of by its own name, not by all that is in it
+    names = {origin, *(part for n in near for part in n.origin.split("+"))} if before else {origin}
+    rewrites = [f"{r.name} at {shortened(r.origin)}" for r in moment.rewrites(context) if names.intersection(r.origin.split("+"))]
     was, now = tuple(map(_described, before)), tuple(map(_described, after))
     return Event(moment.row.name, was, now, tuple(dict.fromkeys(rewrites))) if rewrites or was != now else None
 
@@ -212,7 +243,7 @@ def _apart(settled: Graph, final: Graph, context: Context, nodes: Sequence[Node]
             members = [place[v.name] for n in kernel.attrs["body"].nodes for v in n.outputs if v.name in place]
             members.sort(key=lambda n: n.op in cluster.ELEMENTWISE)  # the root first, the rest in order
             region.update(dict.fromkeys(members, members))
-    for node in (n for n in nodes if n in region):
+    for node in (n for n in nodes if n in region and n.op != "edgec.Region"):
         for source in (settled.producer[v] for v in node.inputs if v is not None and v in settled.producer):
             if source not in region[node]:
                 yield f"not with {source.label}: {cluster.why_apart(settled, context, region[source], node)}"
@@ -233,6 +264,22 @@ def _rules(settled: Graph, nodes: Sequence[Node]) -> Iterator[Missed]:
 def _rulebook() -> tuple[Rule, ...]:
     """All rules of passes and targets."""
     return tuple(r for room in access.ROOMS for file in access.files(room, "**/*.rules") for r in load_files([file]))
+
+
+def _placed(facts: Mapping[str, Any], origin: str) -> Iterator[Placed]:
+    """Where the pass partition put the nodes that carry this name, and why."""
+    names = [g["node"] for g in facts.get("groups", ())]
+    for number, group in enumerate(facts.get("groups", ())):
+        if origin not in group["nodes"]:
+            continue
+        offers = tuple(Offer(u, o.get("us"), o.get("more_us"), o.get("reason", "")) for u, o in group["offers"].items())
+        copies = []
+        for c in facts["copies"]:
+            if number == c["maker"] or number in c["readers"]:
+                way = f"to {c['unit']}" if c["into"] else f"from {c['unit']} to the CPU"
+                read = ", ".join(names[r] for r in c["readers"]) or "the caller"
+                copies.append(f"%{c['tensor']} {way}: {c['bytes']} bytes, {c['us']:.2f} us, read by {read}")
+        yield Placed(group["unit"], tuple(group["nodes"]), offers, tuple(copies))
 
 
 def _units(settled: Graph, nodes: Sequence[Node], target: Target) -> Iterator[Missed]:

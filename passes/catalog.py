@@ -15,6 +15,7 @@ from passes import (
     interface,
     layout,
     legalize,
+    partition,
     promote,
     quantize,
     tflite,
@@ -51,6 +52,15 @@ _ROWS: Iterable[Pass] = (
          after={"legalize": "operators of integers have their borders from there",
                 "factorize": "layers are fitted with reals"},
          before={"integers": "it reads this form"}),
+    Pass("partition", "Each part of the graph runs on the unit of the target where all of it together takes least.", partition.run,
+         options={"units": "", "place": ""}, rewrites=lambda: [partition.NAME],
+         after={"absorb": "what vanishes in a weight costs nothing anywhere",
+                "factorize": "a layer that has become two runs where these are cheapest",
+                "quantize": "quantized operators in that form are one group each"},
+         before={"tflite": "it writes the regions that are formed here",
+                 "integers": "what a group of quantized operators becomes depends on its unit",
+                 "promote": "units that multiply in half precision are asked about half-precision tensors",
+                 "cluster": "a kernel runs on one unit"}),
     Pass("tflite", "Regions of an NPU whose compiler reads TFLite are written in TFLite's integer operators, channels last.", tflite.run,
          rewrites=lambda: [tflite.NAME],
          after={"absorb": "what goes into weights and attributes must be there before they are in another language"},
@@ -73,20 +83,23 @@ _PLAIN = "canonicalize,repeat(fold,canonicalize),cse,legalize,repeat(absorb,fold
 PORTABLE = f"{_PLAIN},quantize"
 """What needs no target: the result is plain ONNX."""
 _KERNELS = "tflite,integers,promote,canonicalize,cluster,layout"
-DEFAULT = f"{PORTABLE},{_KERNELS}"
+DEFAULT = f"{PORTABLE},partition,{_KERNELS}"
 """A build."""
 
 
-def pipeline(rank: str | None = None, interface: Mapping[str, str] | None = None, *, int8: bool = False) -> str:
-    """A build with low-rank layers, another interface, and layers that are quantized.
+def pipeline(rank: str | None = None, interface: Mapping[str, str] | None = None, partition: Mapping[str, str] | None = None, *,
+             int8: bool = False) -> str:
+    """A build with low-rank layers, another interface, a say in what runs where, and layers that are quantized.
 
-    `rank` is auto, a ratio, or ranks of layers, None for none; `interface` holds the options of that pass; `int8` quantizes layers.
+    `rank` is auto, a ratio, or ranks of layers, None for none; `interface` and `partition` hold the options of these passes; `int8`
+    quantizes layers.
     """
     first = [_step("interface", interface)] if interface else []
     low_rank = [_step("factorize", {"rank": rank})] if rank is not None else []
-    return ",".join([*first, _PLAIN, *low_rank, "quantize{int8=true}" if int8 else "quantize", _KERNELS])
+    quantize = "quantize{int8=true}" if int8 else "quantize"
+    return ",".join([*first, _PLAIN, *low_rank, quantize, _step("partition", partition or {}), _KERNELS])
 
 
 def _step(name: str, options: Mapping[str, str]) -> str:
     said = [f'{k}="' + v.replace("\\", "\\\\").replace('"', '\\"') + '"' for k, v in options.items()]
-    return f"{name}{{{', '.join(said)}}}"
+    return f"{name}{{{', '.join(said)}}}" if said else name

@@ -96,6 +96,9 @@ def _steps(graph: Graph, places: Places, cpu: Isa, units: Units) -> tuple[list[W
         if not any(v.tensor.elements for v in node.outputs):
             continue
         device = units.get(node.device or "")
+        if device is None and node.device not in (None, HOST) and node.op != "edgec.Region":
+            refused.append((node, f"edgec writes no code for the unit {node.device}"))
+            continue
         isa = device or cpu
         on = (node.device or HOST, node.device or HOST if device and device.own_memory else HOST) if device else (HOST, HOST)
         if node.op in VIEW_OPS or node.op == "Concat":

@@ -38,6 +38,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=options.positive, metavar="N", help="how many kernels to compile at once (default: one a core)")
     options.model_options(parser)
     options.interface_options(parser)
+    options.unit_options(parser)
     group = parser.add_argument_group("compression")
     group.add_argument("--rank", metavar="auto|RATIO|LAYER=R,…", help="make layers low-rank: those where it pays on the target and "
                           "loses little, RATIO times fewer weights in all, or these ranks")
@@ -82,7 +83,7 @@ def _build(args: argparse.Namespace, output: Path | None, console: Console) -> t
     made = build(args.model, args.target, output, **options.binding(args), threads=args.threads, optimize_for=args.optimize,
                  exact=args.exact, name=args.name, cc=args.cc, jobs=args.jobs, progress=console.progress, watch=Watch(dump=args.dump),
                  disabled=_disabled(args), limit=args.limit, notes=notes, interface=options.interface(args),
-                 rank=args.rank, calibrate=args.calibrate, int8=args.int8)
+                 rank=args.rank, calibrate=args.calibrate, int8=args.int8, units=args.units, place=options.place(args))
     console.end()
     for note in notes:
         console.note(note)
@@ -144,7 +145,8 @@ def _compiled(args: argparse.Namespace, machine: "Target", console: Console) -> 
     graph = _imported(args, console)
     return compile_graph(graph, machine, args.name or args.model.stem, progress=console.progress,
                          watch=Watch(dump=args.dump), disabled=_disabled(args), limit=args.limit, optimize_for=args.optimize,
-                         interface=options.interface(args), rank=args.rank, samples=_samples(graph, args, console), int8=args.int8)
+                         interface=options.interface(args), rank=args.rank, samples=_samples(graph, args, console), int8=args.int8,
+                         units=args.units, place=options.place(args))
 
 
 def _samples(graph: "Graph", args: argparse.Namespace, console: Console) -> "Sequence[Mapping[str, Any]]":
@@ -160,13 +162,15 @@ def _samples(graph: "Graph", args: argparse.Namespace, console: Console) -> "Seq
 def _final(args: argparse.Namespace, machine: "Target", console: Console) -> "Graph":
     """The graph of kernels, or the one after --stop-after."""
     from edgec import access  # noqa: PLC0415
+    from edgec.build import placing  # noqa: PLC0415
     from edgec.pipeline import Context, Watch, run_passes  # noqa: PLC0415
 
     known = access.module("passes.catalog")
     watch = Watch(dump=args.dump, stop_after=args.stop_after, progress=lambda step: console.progress(step, 0, 1))
     graph = _imported(args, console)
     context = Context(machine, frozenset(_disabled(args)), args.limit, samples=_samples(graph, args, console))
-    final = run_passes(graph, known.pipeline(args.rank, options.interface(args).options(), int8=args.int8), known.CATALOG, context, watch)
+    steps = known.pipeline(args.rank, options.interface(args).options(), placing(args.units, options.place(args)), int8=args.int8)
+    final = run_passes(graph, steps, known.CATALOG, context, watch)
     for note in context.notes if args.rank is not None or args.int8 else ():
         console.note(note)
     return final

@@ -36,6 +36,26 @@ def interface_options(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{flag}", action="append", default=[], metavar=shown, help=what)
 
 
+def unit_options(parser: argparse.ArgumentParser) -> None:
+    """What says which unit of the target runs what."""
+    group = parser.add_argument_group("units", "Where the target has more than the CPU, each part runs where all together takes least.")
+    group.add_argument("--units", type=names, default=(), metavar="CPU,GPU", help="use these units only; when the CPU is not among them, "
+                       "it runs only what the others cannot")
+    group.add_argument("--place", action="append", default=[], metavar="NODE=UNIT", help="run a node there, or with a pattern such as "
+                       "'layer4*' all nodes that can")
+
+
+def place(args: argparse.Namespace) -> dict[str, str]:
+    """What `--place` was given; UsageError when it names no unit."""
+    made: dict[str, str] = {}
+    for text in args.place:
+        node, _, unit = text.rpartition("=")
+        if not node or not unit:
+            raise UsageError(f"--place {text}: write NODE=UNIT, such as conv1=cpu or 'layer4*=gpu'")
+        made[node] = unit
+    return made
+
+
 def interface(args: argparse.Namespace) -> "Interface":
     """What `interface_options` were given."""
     from edgec.interface import FLAGS, read  # noqa: PLC0415 - brings numpy along

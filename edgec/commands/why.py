@@ -22,11 +22,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("node", metavar="NODE", help="the name of a node, or of a value, whose maker is meant")
     parser.add_argument("--target", "-t", default="host", help="what it is built for (default: host)")
     options.model_options(parser)
+    options.unit_options(parser)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Tell."""
-    from edgec.build import read  # noqa: PLC0415 - slow to load, like everything heavy in commands
+    from edgec.build import placing, read  # noqa: PLC0415 - slow to load, like everything heavy in commands
     from edgec.target import find  # noqa: PLC0415
     from edgec.why import why  # noqa: PLC0415
 
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     console.progress("import", 0, 1)
     graph = read(args.model, **options.binding(args), static=True)
     console.progress("passes", 0, 1)
-    story = why(graph, args.node, machine)
+    story = why(graph, args.node, machine, placing(args.units, options.place(args)))
     console.end()
     console.result(_shown(story))
     console.data(asdict(story))
@@ -44,7 +45,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
 def _shown(story: "Story") -> str:
     return "\n".join([f"{story.op} {story.node!r} on {story.target}", *_history(story), *_fate(story),
                       *_list("why it is not one kernel with its neighbors:", story.apart), *_list("notes:", story.notes),
-                      *_missed("rules that do not hold at it:", "rule", story.rules), *_missed("units:", "unit", story.units)])
+                      *_missed("rules that do not hold at it:", "rule", story.rules), *_missed("units:", "unit", story.units),
+                      *_places(story)])
 
 
 def _history(story: "Story") -> Iterator[str]:
@@ -80,6 +82,19 @@ def _kernel(k: "Kernel", story: "Story") -> Iterator[str]:
            f"{k.bytes} bytes")
     if k.generic is not None:
         yield f"  generic, because {k.generic}"
+
+
+def _places(story: "Story") -> Iterator[str]:
+    for placed in story.placed:
+        others = [n for n in placed.nodes if n != story.node]
+        yield f"it runs on {placed.unit}" + (f", with {', '.join(others)}" if others else "")
+        for offer in placed.offers:
+            if offer.us is None or offer.more_us is None:
+                yield f"  {offer.unit}  cannot: {offer.reason}"
+            else:
+                instead = "" if offer.unit == placed.unit else f"; there, the whole run would take {offer.more_us:+.2f} us"
+                yield f"  {offer.unit}  {offer.us:.2f} us{instead}"
+        yield from (f"  copy {line}" for line in placed.copies)
 
 
 def _value(value: object) -> str:

@@ -17,6 +17,7 @@ from edgec.ir.types import Tensor, Type
 
 Array = np.ndarray[Any, Any]
 _NONE: Mapping[str, Any] = MappingProxyType({})
+_NAMES = 16
 REGIONS = frozenset({"edgec.Fused", "edgec.Region"})
 """Operators that mean what their `body` says, a graph that captures nothing: one kernel (Fused), and what runs on a unit of its own."""
 
@@ -67,7 +68,9 @@ class Node:
     @property
     def label(self) -> str:
         """How messages call it: its ONNX name, else its operator and first output."""
-        return f"{self.op} {self.origin!r}" if self.origin else f"{self.op} that makes %{self.outputs[0].name}" if self.outputs else self.op
+        if self.origin:
+            return f"{self.op} {shortened(self.origin)!r}"
+        return f"{self.op} that makes %{self.outputs[0].name}" if self.outputs else self.op
 
     def input(self, i: int) -> Value | None:
         """The i-th input, None when absent."""
@@ -77,6 +80,12 @@ class Node:
     def bodies(self) -> Iterator[tuple[str, "Graph"]]:
         """The graphs among its attributes."""
         return ((k, a) for k, a in self.attrs.items() if isinstance(a, Graph))
+
+
+def shortened(origin: str) -> str:
+    """The names of an origin, or the first and the last of too many: `conv1+relu1+…+fc (74 nodes)`."""
+    names = origin.split("+")
+    return origin if len(names) <= _NAMES else f"{names[0]}+{names[1]}+…+{names[-1]} ({len(names)} nodes)"
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,8 +5,9 @@ in the memory of the unit that makes it; inputs and outputs of the model lie in 
 a copy, which is made once for each destination, and from one unit to another goes through the memory of the CPU.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import inf
 
 HOST = 0
@@ -47,6 +48,7 @@ class Flow:
     size: int
     producer: int | None
     readers: tuple[int | None, ...]
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,10 @@ class Problem:
         """How many operators a group counts for."""
         return self.sizes[group] if self.sizes else 1
 
-    def copies(self, on: Assignment) -> Iterator[Copy]:
-        """All copies that an assignment asks for, in the order of the tensors."""
-        for i, flow in enumerate(self.flows):
+    def copies(self, on: Assignment, flows: Iterable[int] | None = None) -> Iterator[Copy]:
+        """All copies that an assignment asks for, in the order of the tensors, or those of some tensors."""
+        for i in range(len(self.flows)) if flows is None else flows:
+            flow = self.flows[i]
             home = HOST if flow.producer is None else on[flow.producer]
             readers = {HOST if r is None else on[r] for r in flow.readers}
             if home != HOST and readers - {home}:
@@ -97,6 +100,24 @@ class Problem:
     def price(self, on: Assignment) -> float:
         """What a run takes, in microseconds; infinite where something cannot run."""
         return sum(row[unit] for row, unit in zip(self.costs, on, strict=True)) + sum(copy.us for copy in self.copies(on))
+
+    def instead(self, on: Assignment, group: int, unit: int) -> float:
+        """By how much the price grows when one group runs on another unit, with the copies that this adds and saves."""
+        touched = self.touched.get(group, ())
+        other = list(on)
+        other[group] = unit
+        before, after = (sum(c.us for c in self.copies(a, touched)) for a in (on, other))
+        return self.costs[group][unit] - self.costs[group][on[group]] + after - before
+
+    @cached_property
+    def touched(self) -> Mapping[int, Sequence[int]]:
+        """The tensors that each group makes or reads, by their numbers."""
+        table: dict[int, list[int]] = {}
+        for i, flow in enumerate(self.flows):
+            for group in dict.fromkeys((flow.producer, *flow.readers)):
+                if group is not None:
+                    table.setdefault(group, []).append(i)
+        return table
 
     def single(self, unit: int) -> list[int]:
         """The assignment of everything that a unit can run to it, and of the rest to the CPU."""

@@ -33,6 +33,7 @@ def page(manifest: Manifest) -> str:
         f'<div class="cards">{"".join(_cards(m))}</div>', f'<p class="about">{escape(_ENERGY)}</p>' if m["report"].get("energy") else "",
         _section("Interface", _table(("", "name", "type", "C name", "bytes"), _ports(m))),
         _section("Kernels", _kernels(m), "Click a column to sort by it. Predicted times are those of one core."),
+        _partition(m),
         _section("Arena", f'<div class="wide">{arena(m)}</div>', "Which bytes of working memory hold what, over the steps of a run. The "
                  "dashed line is the most that is alive at one step, scratch memory of kernels left out: no plan can need less."),
         _section("Graph of kernels", f'<div class="wide">{flow(m)}</div>'),
@@ -52,7 +53,8 @@ def _cards(m: Manifest) -> Iterator[str]:
     generic = sum(m["kernels"][s["kernel"]]["generic"] for s in calls(m))
     bound = sizes["arena_lower_bound"]
     energy = report.get("energy")
-    yield _card(f"{report['predicted_ms']:.3f} ms", "predicted on one core")
+    parts = ", ".join(f"{unit} {ms:.3f}" for unit, ms in report.get("units_ms", {}).items())
+    yield _card(f"{report['predicted_ms']:.3f} ms", f"predicted, one after the other: {parts}" if parts else "predicted on one core")
     yield _card(str(report["kernels"]), f"kernels, {generic or 'none'} of them generic, {len(m['kernels'])} functions")
     yield _card(f"{report['macs'] / 1e6:.2f} M", "multiply-accumulates")
     yield _card(_size(sizes["weights_bytes"]), f"weights, {report['weight_sparsity']:.1%} of them zero")
@@ -112,6 +114,34 @@ def _study(facts: Mapping[str, Any]) -> str:
     notes = [*facts["warnings"], *(f"{name} was left out: {why}" for name, why in facts["skipped"].items())]
     return _section("Study", f'<div class="wide">{study.picture(facts)}</div>' + (_items(notes) if notes else "")
                     + _table(head, rows, sortable=True), about)
+
+
+def _partition(m: Manifest) -> str:
+    """Units, parts of the graph and copies between memories, of a target that has several units."""
+    facts = m.get("partition")
+    if not facts:
+        return ""
+    units = [[Cell(u["name"]), Cell(u["kind"]), _count(u["groups"]), _count(u["nodes"]), _us(u["us"]), _count(u["copies"]),
+              _us(u["copies_us"]), _us(u["alone_us"])] for u in facts["units"]]
+    names = [u["name"] for u in facts["units"]]
+    groups = [[_count(i), Cell(g["operator"]), Cell(g["unit"]), *(_offer(g["offers"][n]) for n in names),
+               Cell("+".join(g["nodes"]), style="long")] for i, g in enumerate(facts["groups"])]
+    copies = [[Cell(c["tensor"], style="long"), Cell(f"to {c['unit']}" if c["into"] else f"from {c['unit']}"), _count(c["bytes"]),
+               _us(c["us"])] for c in facts["copies"]]
+    tables = [_table(("unit", "kind", "groups", "nodes", "µs", "copies", "µs of copies", "µs of the model, all that it runs there"), units)]
+    tables += [f"<h3>Copies</h3>{_table(('tensor', 'way', 'bytes', 'µs'), copies, sortable=True)}"] if copies else []
+    head = ("", "operator", "unit", *(f"µs on {n}" for n in names), "nodes")
+    tables += [f"<h3>Groups of nodes</h3>{_table(head, groups, sortable=True)}"]
+    return _section("Partition", "\n".join(tables), f"{facts['predicted_us']:.2f} µs when one thing happens after the other. "
+                    "A copy to a unit that runs whole regions pays for its start.")
+
+
+def _offer(offer: Mapping[str, Any]) -> Cell:
+    return Cell(offer["reason"], style="long") if "reason" in offer else Cell(f"{offer['us']:.2f}")
+
+
+def _us(us: float) -> Cell:
+    return Cell(f"{us:.2f}", us)
 
 
 def _origin(m: Manifest) -> Iterator[tuple[str, str]]:
