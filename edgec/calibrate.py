@@ -26,11 +26,15 @@ _CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
 
 @dataclass(frozen=True)
 class Samples:
-    """Inputs by name for each run of a model, how many samples they hold, and what is strange about them, one sentence each."""
+    """Inputs by name for each run of a model, how many samples they hold, and what is strange about them, one sentence each.
+
+    A run takes `batch` samples; those that do not fill one are left out.
+    """
 
     feeds: tuple[Mapping[str, Array], ...]
     count: int
     warnings: tuple[str, ...] = field(default=())
+    batch: int = 1
 
     def __len__(self) -> int:
         return len(self.feeds)
@@ -55,7 +59,9 @@ def load(source: Source, inputs: Sequence[Value]) -> Samples:
         batch = next(iter(ports.values())).dims[0]
         raise BadInput(f"{place} holds {next(iter(counts.values()))} samples, and the model takes {batch} at once")
     count = next(iter(counts.values()))
-    return Samples(tuple(feeds), count, tuple(_warnings(found, ports, count, place)))
+    name, port = next(iter(ports.items()))
+    batch = 1 if _whole(found[name], port) else port.dims[0]
+    return Samples(tuple(feeds), count, tuple(_warnings(found, ports, count, place)), batch)
 
 
 def labels(path: str | Path, count: int) -> Array:
@@ -200,20 +206,26 @@ def _picture(path: Path, name: str, port: Tensor) -> Array:
     return np.asarray(made.transpose(2, 0, 1) if first else made).astype(kind)
 
 
-def _called(source: str, ports: Mapping[str, Tensor]) -> dict[str, Array]:
-    """What a function returns: arrays by input, or an iterable of such, one for each sample or for several."""
+def function(source: str) -> Callable[..., Any]:
+    """What `module:function` names; UsageError when there is no such thing."""
     module, _, name = source.rpartition(":")
     sys.path.insert(0, str(Path.cwd()))
     try:
-        function = getattr(importlib.import_module(module), name, None)
+        found = getattr(importlib.import_module(module), name, None) if module else None
     except ImportError as error:
         raise UsageError(f"{source}: the module {module} cannot be imported: {error}") from None
     finally:
         sys.path.pop(0)
-    if not callable(function):
-        raise UsageError(f"{source}: the module {module} has no function {name}")
+    if not callable(found):
+        raise UsageError(f"{source}: the module {module} has no function {name}" if module else f"{source} is not module:function")
+    return found  # type: ignore[no-any-return]
+
+
+def _called(source: str, ports: Mapping[str, Tensor]) -> dict[str, Array]:
+    """What a function returns: arrays by input, or an iterable of such, one for each sample or for several."""
+    make = function(source)
     try:
-        made = function()
+        made = make()
         parts = [made] if isinstance(made, Mapping) else list(made) if isinstance(made, Iterable) else None
     except Exception as error:
         raise BadInput(f"{source} fails with {type(error).__name__}: {error}") from error

@@ -14,7 +14,7 @@ from edgec.ir.types import Tensor
 from edgec.isa import Device, Isa, cpu_isa, devices
 from edgec.kernels.base import Operands, Planned
 from edgec.kernels.expr import ELEMENTWISE
-from edgec.kernels.plan import plan
+from edgec.kernels.plan import ALONE, plan
 from edgec.pipeline import Context
 
 VIEWS = frozenset({"Reshape", "Transpose", "Slice", "Concat", "Identity", "Expand", "Split", "edgec.Reorder"})
@@ -43,7 +43,7 @@ class _Cluster:
         anchors = [n for n in reversed(self.graph.nodes) if n.op not in ELEMENTWISE and n.op not in VIEWS and n.op != "edgec.Region"]
         maps = [n for n in self.graph.nodes if n.op in ELEMENTWISE]
         for root in (*anchors, *maps):
-            if root in self.taken or len(root.outputs) != 1:
+            if root in self.taken or len(root.outputs) != 1 or root.op in ALONE:
                 continue
             if root.op == "Cast" and root.inputs[0] in self.graph.weights and self._only_weight(root):
                 continue

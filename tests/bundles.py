@@ -19,7 +19,7 @@ from edgec.session import _port
 from tests.shared import model
 
 ROOT = Path(__file__).resolve().parent.parent
-EXAMPLES = ("digits_cnn", "digits_mobilenet", "digits_transformer")
+EXAMPLES = ("digits_cnn", "digits_mobilenet", "digits_transformer", "digits_gru")
 SMALL = ("mnist_opset8", "mlperf_kws_dscnn_fp32", "hand_keypoint_mlp")
 """Shared models that take a second to build."""
 LARGER = ("resnet20_cifar10_fp32", "mlperf_vww_mbv1_fp32", "mobilenetv1_025_128_fp32", "mlperf_ad_autoencoder_fp32", "squeezenet_fp16",

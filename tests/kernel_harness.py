@@ -101,7 +101,8 @@ def run(plan: KernelPlan, emit: Emit, inputs: Sequence[Array]) -> Outcome:
             assert array.dtype == numpy_dtype(arg.dtype), (arg, array.dtype)
             assert array.size == arg.elements, (arg, array.size)
         else:
-            array = np.full(arg.elements * numpy_dtype(arg.dtype).itemsize, 0xFF, np.uint8).view(numpy_dtype(arg.dtype))
+            slots = plan.tasks if arg.role == "scratch" else 1
+            array = np.full(slots * arg.elements * numpy_dtype(arg.dtype).itemsize, 0xFF, np.uint8).view(numpy_dtype(arg.dtype))
         arrays.append(array)
     assert next(given, None) is None, "more inputs than arguments"
     if isinstance(plan, GpuPlan):

@@ -32,12 +32,13 @@ BOUND: Mapping[str, Mapping[str, Any]] = {
     "mlperf_kws_dscnn_fp32": {}, "mlperf_ad_autoencoder_fp32": {}, "ultraface_rfb320": {}, "selfie_segmentation": {}, "mnist_opset8": {},
     "hand_keypoint_mlp": {}, "super_resolution_dyn": {}, "ppocrv3_det": {"shapes": {"x": (1, 3, 320, 320)}},
     "yunet_n_dynamic": {"shapes": {"input": (1, 3, 320, 320)}}, "crepe_tiny": {}, "minilm_l6_w16": {"dims": {"batch": 1, "length": 128}},
+    "crnn_mnist_strings": {}, "dtln_stage1_lstm": {}, "g2pm_bilstm": {"dims": {"length": 20}},
 }
 LIGHT = ("resnet50", "squeezenet", "densenet121", "inception_v1", "inception_v2", "shufflenet", "vgg19", "zfnet512", "bvlc_alexnet")
 QUICK = {"mnist_opset8", "resnet20_cifar10_fp32", "mlperf_kws_dscnn_fp32", "hand_keypoint_mlp", "mobilenetv1_025_128_fp32",
-         "mlperf_vww_mbv1_fp32"}
+         "mlperf_vww_mbv1_fp32", "crnn_mnist_strings"}
 QUICK_HERE = QUICK | {"squeezenet_fp16", "selfie_segmentation", "yunet_n_dynamic", "ppocrv3_det", "minilm_l6_w16", "light_resnet50",
-                      "light_shufflenet", "detector"}
+                      "light_shufflenet", "detector", "dtln_stage1_lstm"}
 
 
 def _named(quick: set[str]) -> list[Any]:

@@ -19,9 +19,11 @@ from edgec.kernels import (
     plan_gather,
     plan_generic,
     plan_map,
+    plan_recurrent,
     plan_reduce,
     plan_resize,
     plan_window,
+    recurrent,
     window,
 )
 from edgec.kernels.base import KernelPlan, Operands, Planned
@@ -36,6 +38,8 @@ _ANCHORS: Mapping[str, _Planner] = {
     **dict.fromkeys(plan_reduce.OPERATORS, plan_reduce.reduction),
     **dict.fromkeys(plan_gather.GATHERS | plan_gather.SCATTERS, plan_gather.gather),
 }
+ALONE = plan_recurrent.OPERATORS
+"""Operators that are a kernel by themselves: nothing is fused behind them."""
 
 
 def unknown(node: Node) -> str | None:
@@ -79,6 +83,8 @@ def why_generic(node: Node, isa: Isa, operands: Operands) -> str | None:
 
 
 def _own(node: Node, isa: Isa, operands: Operands) -> Planned | str:
+    if node.op in ALONE:
+        return plan_recurrent.recurrent(node, isa, operands)
     what = region(node)
     if isinstance(what, str):
         return what
@@ -100,7 +106,9 @@ def packed(plan: KernelPlan, arg: int, array: Array) -> Array:
         return dot.pack(plan, array)
     if isinstance(plan, window.WindowPlan) and arg == 1 and plan.op == "depthwise":
         return window.pack(plan, array)
+    if isinstance(plan, recurrent.RecurrentPlan):
+        return recurrent.pack(plan, arg, array)
     return array.reshape(-1)
 
 
-__all__ = ["Isa", "Operands", "Planned", "Value", "View", "copy", "packed", "plan", "unknown", "why_generic"]
+__all__ = ["ALONE", "Isa", "Operands", "Planned", "Value", "View", "copy", "packed", "plan", "unknown", "why_generic"]

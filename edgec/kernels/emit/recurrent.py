@@ -1,0 +1,214 @@
+"""Recurrent layers: products of a chunk of inputs first, then step by step the products of the last state and the cell's arithmetic."""
+
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
+from itertools import accumulate
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T  # noqa: N812
+
+from edgec.ir.layout import View
+from edgec.kernels.base import vectors
+from edgec.kernels.emit import tiles
+from edgec.kernels.emit.core import Accumulators, Index, Kernel, Vector, address, const, function, loop
+from edgec.kernels.emit.elementwise import evaluate
+from edgec.kernels.recurrent import RecurrentPlan
+
+_UNROLL = 4
+_W, _R, _BIAS = 1, 2, 3
+
+
+def emit(plan: RecurrentPlan, symbol: str) -> tirx.PrimFunc:
+    """The kernel of a plan."""
+    return function(plan, symbol, lambda kernel, task: _Task(plan, kernel, task).run())
+
+
+class _Group:
+    """Some vectors of hidden units: `first` is the first unit, `at` the start of each vector behind it, `sums` the widths gate by gate."""
+
+    def __init__(self, plan: RecurrentPlan, widths: tuple[int, ...], first: Index) -> None:
+        self.widths, self.first, self.size = widths, first, sum(widths)
+        self.at = [0, *accumulate(widths)][:-1]
+        self.sums = widths * plan.gates
+        self.places = [gate * self.size + at for gate in range(plan.gates) for at in self.at]
+
+
+class _Task:
+    """One direction of `rows` images: where their operands and their scratch memory begin."""
+
+    def __init__(self, plan: RecurrentPlan, kernel: Kernel, task: Index) -> None:
+        self.plan, self.k = plan, kernel
+        part, self.side = tiles.indices(task, plan.x.axes[1].extent // plan.rows)
+        if plan.y.axes[1].extent == 1:
+            self.side = 0
+        self.image = part * plan.rows
+        self.states = 3 + plan.bias
+        self.out = self.states + len(plan.first)
+        self.scratch = len(plan.args) - 1
+        self.sums = task * plan.args[-1].elements
+        self.h = self.sums + plan.rows * plan.chunk * plan.gates * plan.hidden
+        self.c = self.h + 2 * plan.rows * plan.hidden
+
+    def run(self) -> None:
+        """All steps."""
+        steps, chunk = self.plan.steps, self.plan.chunk
+        for number, place in enumerate((self.h, self.c)[:self.plan.states]):
+            self.units(partial(self.begin, number, place))
+        loop(0, steps // chunk, lambda q: self.part(q * chunk, chunk))
+        if steps % chunk:
+            self.part(steps // chunk * chunk, steps % chunk)
+        for number, place in enumerate((self.h + steps % 2 * self.plan.rows * self.plan.hidden, self.c)[:len(self.plan.last)]):
+            self.units(partial(self.end, number, place))
+
+    def units(self, body: Callable[[Index, Index, int], None]) -> None:
+        """Run body(image, first unit, lanes) for every vector of the state."""
+        hidden, lanes = self.plan.hidden, self.k.isa.lanes
+
+        def image(r: Index) -> None:
+            loop(0, hidden // lanes, lambda v: body(r, v * lanes, lanes))
+            start = hidden // lanes * lanes
+            for width in vectors(hidden - start, lanes):
+                body(r, start, width)
+                start += width
+
+        loop(0, self.plan.rows, image)
+
+    def begin(self, number: int, place: Index, r: Index, unit: Index, lanes: int) -> None:
+        value = const(0.0, "f32", lanes)
+        if self.plan.first:
+            value = self.k.load(self.states + number, self.of_state(self.plan.first[number], r, unit), lanes)
+        self.k.store(self.scratch, value, place + r * self.plan.hidden + unit, lanes)
+
+    def end(self, number: int, place: Index, r: Index, unit: Index, lanes: int) -> None:
+        value = self.k.load(self.scratch, place + r * self.plan.hidden + unit, lanes)
+        self.k.store(self.out + 1 + number, value, self.of_state(self.plan.last[number], r, unit), lanes)
+
+    def of_state(self, view: View, r: Index, unit: Index) -> Index:
+        return address(view, [self.side, self.image + r, unit])
+
+    def time(self, step: Index) -> Index:
+        """Where a step lies in the sequence."""
+        last = self.plan.steps - 1
+        if self.plan.y.axes[1].extent > 1:
+            return step + self.side * (last - 2 * step)
+        return last - step if self.plan.backward else step
+
+    def groups(self, body: Callable[[_Group], None]) -> None:
+        """Run body for each group of vectors of hidden units, those that are alike in a loop."""
+        widths = self.plan.widths
+        size, full = sum(widths[0]), sum(1 for w in widths if w == widths[0])
+        loop(0, full, lambda g: body(_Group(self.plan, widths[0], g * size)))
+        start = full * size
+        for rest in widths[full:]:
+            body(_Group(self.plan, rest, start))
+            start += sum(rest)
+
+    def part(self, first: Index, count: int) -> None:
+        """Steps from `first`: what X adds to their sums, then the steps themselves."""
+        columns = self.plan.columns
+
+        def tile(group: _Group, r: Index, start: Index, width: int) -> None:
+            cells = Accumulators(group.sums, width)
+            for j, (place, lanes) in enumerate(zip(group.places, group.sums, strict=True)):
+                value = T.bind(self.k.load(_BIAS, self.bias(group) + place, lanes)) if self.plan.bias else const(0.0, "f32", lanes)
+                for i in range(width):
+                    cells.set(i, j, value)
+            pixels = [address(self.plan.x, [self.time(first + start + i), self.image + r, 0]) for i in range(width)]
+            self.products(cells, 1, (0, pixels), (_W, self.plan.x.shape[2]), group)
+            for i in range(width):
+                for j, (place, lanes) in enumerate(zip(group.places, group.sums, strict=True)):
+                    self.k.store(self.scratch, cells.get(i, j), self.sum(group, start + i, r) + place, lanes)
+
+        def of_group(group: _Group) -> None:
+            def image(r: Index) -> None:
+                loop(0, count // columns, lambda i: tile(group, r, i * columns, columns))
+                if count % columns:
+                    tile(group, r, count // columns * columns, count % columns)
+
+            loop(0, self.plan.rows, image)
+
+        self.groups(of_group)
+        loop(0, count, lambda i: self.step(first + i, i))
+
+    def bias(self, group: _Group) -> Index:
+        rows = self.plan.gates + (self.plan.op == "GRU")
+        return self.side * (rows * self.plan.hidden) + group.first * rows
+
+    def sum(self, group: _Group, place: Index, r: Index) -> Index:
+        """Where the sums of a group for a step of the chunk lie."""
+        gates, hidden = self.plan.gates, self.plan.hidden
+        return self.sums + (place * self.plan.rows + r) * (gates * hidden) + group.first * gates
+
+    def step(self, step: Index, place: Index) -> None:
+        """One step, whose sums lie at `place` of the chunk."""
+        size = self.plan.rows * self.plan.hidden
+        odd = T.bind(tirx.truncmod(step, 2))
+        old, new, time = self.h + odd * size, self.h + size - odd * size, self.time(step)
+
+        def of_group(group: _Group) -> None:
+            chains, rows = self.plan.chains, self.plan.rows
+            cells = Accumulators(group.sums, rows * chains)
+            for r in range(rows):
+                for j, lanes in enumerate(group.sums):
+                    cells.set(r * chains, j, self.start(group, j, self.sum(group, place, r)))
+                    for chain in range(1, chains):
+                        cells.set(r * chains + chain, j, const(0.0, "f32", lanes))
+            self.products(cells, chains, (self.scratch, [old + r * self.plan.hidden for r in range(rows)]), (_R, self.plan.hidden), group)
+            for r in range(rows):
+                for v, lanes in enumerate(group.widths):
+                    unit = group.first + group.at[v]
+                    sums = [reduce(lambda a, b: a + b, [cells.get(r * chains + c, g * len(group.widths) + v) for c in range(chains)])
+                            for g in range(self.plan.gates)]
+                    if self.plan.op == "GRU":
+                        of_x = self.sum(group, place, r) + group.places[2 * len(group.widths) + v]
+                        sums.insert(2, self.k.load(self.scratch, of_x, lanes))
+                    places = [old + r * self.plan.hidden + unit, self.c + r * self.plan.hidden + unit][:self.plan.states]
+                    states = [self.k.load(self.scratch, p, lanes) for p in places]
+                    made = evaluate(self.plan.cell, [*sums, *states], lanes)
+                    for value, p in zip(made, (new + r * self.plan.hidden + unit, *places[1:]), strict=True):
+                        self.k.store(self.scratch, value, p, lanes)
+                    self.k.store(self.out, made[0], address(self.plan.y, [time, self.side, self.image + r, unit]), lanes)
+
+        self.groups(of_group)
+
+    def start(self, group: _Group, j: int, sums: Index) -> Vector:
+        """What a sum begins with: what X gave it; the hidden gate of a GRU keeps that apart and begins with its second bias."""
+        lanes = group.sums[j]
+        if self.plan.op != "GRU" or j < 2 * len(group.widths):
+            return self.k.load(self.scratch, sums + group.places[j], lanes)
+        return self.k.load(_BIAS, self.bias(group) + group.size + group.places[j], lanes) if self.plan.bias else const(0.0, "f32", lanes)
+
+    def products(self, cells: Accumulators, chains: int, pixels: tuple[int, Sequence[Index]], weights: tuple[int, int],
+                 group: _Group) -> None:
+        """Add products of the vectors at `pixels` (an operand, and where each begins) with a packed matrix (an operand, and its depth).
+
+        The cells of a column are `chains` neighbors, which take turns.
+        """
+        (source, starts), (matrix, depth) = pixels, weights
+        total = self.plan.gates * group.size
+        base = self.side * (self.plan.gates * self.plan.hidden * depth) + group.first * (self.plan.gates * depth)
+        lanes = self.k.isa.lanes
+        by_lane = self.k.isa.broadcast == "lane" and depth >= lanes
+
+        def add(k: Index, turn: int, pixel: Callable[[int, int], Vector]) -> None:
+            loaded = [T.bind(self.k.load(matrix, base + k * total + place, w)) for place, w in zip(group.places, group.sums, strict=True)]
+            for i in range(len(starts)):
+                for j, w in enumerate(group.sums):
+                    cell = i * chains + turn % chains
+                    cells.set(cell, j, cells.get(cell, j) + pixel(i, w) * loaded[j])
+
+        def splat(k: Index, i: int, width: int) -> Vector:
+            return self.k.splat(source, starts[i] + k, width)
+
+        def block(q: Index) -> None:
+            held = [T.bind(self.k.load(source, start + q * lanes, lanes)) for start in starts]
+            for u in range(lanes):
+                add(q * lanes + u, u, lambda i, w, u=u: tirx.Shuffle([held[i]], [tirx.IntImm("int32", u)] * w))  # type: ignore[misc]
+
+        def plain(first: Index, count: int) -> None:
+            for u in range(count):
+                add(first + u, u, partial(splat, first + u))
+
+        unroll = lanes if by_lane else -(-_UNROLL // chains) * chains
+        loop(0, depth // unroll, block if by_lane else lambda q: plain(q * unroll, unroll))
+        plain(depth // unroll * unroll, depth % unroll)

@@ -1,0 +1,149 @@
+"""How LSTM, GRU and RNN become one kernel."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import prod
+
+from edgec.cost import fits, kernel_cycles, memory_cycles, tile_cycles
+from edgec.ir.graph import Node, Value
+from edgec.ir.layout import View
+from edgec.isa import Isa
+from edgec.kernels.base import Arg, Operands, Planned, extent, traffic, vectors
+from edgec.kernels.expr import ELEMENTWISE, Expr, Instr
+from edgec.kernels.recurrent import GATES, RecurrentPlan, scratch_elements
+
+OPERATORS = frozenset(GATES)
+_DEFAULTS = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
+_SIMPLE = {name.lower(): name for name in ("Relu", "Sigmoid", "Tanh", "Softsign", "Softplus")}
+_ROWS = 4               # images of a batch that share each weight that is loaded
+_SUMS = 4               # sums of a tile, at least: gates times vectors
+_CHUNK = 16             # steps whose sums wait in scratch: enough to reuse W, few enough to stay in the first cache
+
+
+def recurrent(node: Node, isa: Isa, operands: Operands) -> Planned | str:
+    """The plan of a whole layer, or the reason why there is none."""
+    x, w, r, b, lengths, h, c = map(node.input, range(7))
+    if x is None or w is None or r is None:
+        return f"{node.op} lacks an operand"
+    if reason := _refused(node, operands):
+        return reason
+    batch_first = int(node.attrs.get("layout", 0))
+    view = operands.view(x)
+    if batch_first:
+        view = view.transpose((1, 0, 2))
+    steps, batch, _ = view.shape
+    if lengths is not None and operands.ints(lengths) != (steps,) * batch:
+        return f"{node.op} of sequences with lengths of their own is not written"
+    states = [v for v in (h, c) if v is not None]
+    if node.op == "LSTM" and len(states) == 1:
+        return "LSTM with one of its two initial states is not written"
+    views = [operands.view(v) for v in (*states, *node.outputs)]
+    if any(a.block for v in (view, *views) for a in v.axes) or any(v.axes[-1].stride != 1 < v.axes[-1].extent for v in (view, *views)):
+        return f"{node.op} reads and writes tensors whose last axis lies in a row"
+    cell = _cell(node)
+    if isinstance(cell, str):
+        return cell
+    if batch_first:
+        views = [v.transpose((1, 0, 2) if len(v.axes) == 3 else (1, 2, 0, 3)) for v in views]          # noqa: PLR2004
+    inputs = tuple(v for v in (x, w, r, b, *states) if v is not None)
+    return Planned(_plan(node, isa, inputs, view, views, cell), inputs, node.outputs)
+
+
+def _refused(node: Node, operands: Operands) -> str | None:
+    if any(v is not None and not operands.constant(v) for v in node.inputs[1:4]):
+        return f"{node.op} whose weights are no constants is not written"
+    if any(v is not None and v.tensor.dtype != "f32" for v in (*node.inputs[:4], *node.inputs[5:], *node.outputs)):
+        return f"{node.op} is written for f32"
+    if node.input(7) is not None or "clip" in node.attrs or node.attrs.get("input_forget"):
+        return f"{node.op} with peepholes, a clip or coupled gates is not written"
+    if node.op == "GRU" and not node.attrs.get("linear_before_reset"):
+        return "GRU that resets before the product is not written (linear_before_reset=0)"
+    return None if all(prod(v.dims) for v in node.outputs) else "there is nothing to compute"
+
+
+def _cell(node: Node) -> Expr | str:
+    """The cell's arithmetic, or the reason why it is not known; both directions have the same activations."""
+    names = [str(n).lower() for n in node.attrs.get("activations") or ()] or [n.lower() for n in _DEFAULTS[node.op]]
+    each = len(_DEFAULTS[node.op])
+    unknown = [n for n in names if n not in _SIMPLE]
+    if unknown or any(names[i::each] != [names[i]] * len(names[i::each]) for i in range(each)):
+        return f"{node.op} with the activations {', '.join(names)} is not written"
+    return _CELLS[node.op]([_SIMPLE[n] for n in names[:each]])
+
+
+class _Steps:
+    """Instructions of an Expr as they are numbered."""
+
+    def __init__(self, arguments: int) -> None:
+        self.arguments, self.instrs = arguments, list[Instr]()
+
+    def __call__(self, op: str, *args: int) -> int:
+        if ELEMENTWISE[op] != len(args):
+            raise ValueError(f"{op} of {len(args)} operands")
+        self.instrs.append(Instr(op, args))
+        return self.arguments + len(self.instrs) - 1
+
+    def expr(self, *results: int) -> Expr:
+        return Expr(("f32",) * self.arguments, tuple(self.instrs), results)
+
+
+def _lstm(names: Sequence[str]) -> Expr:
+    """Of the sums i, o, f, g and the old h, c: the new h, c."""
+    step = _Steps(6)
+    f, g, h = names
+    c = step("Add", step("Mul", step(f, 2), 5), step("Mul", step(f, 0), step(g, 3)))
+    return step.expr(step("Mul", step(f, 1), step(h, c)), c)
+
+
+def _gru(names: Sequence[str]) -> Expr:
+    """Of the sums z, r, what the hidden gate gets from X and from h, and the old h: the new h."""
+    step = _Steps(5)
+    f, g = names
+    z, r = step(f, 0), step(f, 1)
+    new = step(g, step("Add", 2, step("Mul", r, 3)))
+    return step.expr(step("Add", step("Mul", z, step("Sub", 4, new)), new))
+
+
+def _rnn(names: Sequence[str]) -> Expr:
+    step = _Steps(2)
+    return step.expr(step(names[0], 0))
+
+
+_CELLS = {"LSTM": _lstm, "GRU": _gru, "RNN": _rnn}
+
+
+def _plan(node: Node, isa: Isa, inputs: tuple[Value, ...], x: View, views: Sequence[View], cell: Expr) -> RecurrentPlan:
+    gates, (steps, batch, size), (sides, _, hidden) = GATES[node.op], x.shape, views[-1].shape[-3:]
+    bias, states = node.input(3) is not None, 2 if node.op == "LSTM" else 1
+    given = len(inputs) - 3 - bias
+    if len(node.outputs) == 1:
+        sides = views[-1].shape[1]
+    lanes, together = vectors(hidden, isa.lanes), -(-_SUMS // gates)
+    wide = gates * together
+    rows = next(n for n in range(min(batch, _ROWS), 0, -1) if batch % n == 0)
+    columns = max((n for n in range(1, isa.registers) if fits(isa, n, wide, lane=isa.broadcast == "lane")), default=1)
+    chunk = min(steps, max(columns, _CHUNK // columns * columns))
+    idle = -(-isa.fma_latency * isa.fma_ports // (wide * rows))
+    chains = max(1, min(idle, (isa.registers - wide - 1) // (wide * rows)))
+    args = [Arg("input", "f32", extent(x)), *(Arg("weight", "f32", v.tensor.elements) for v in inputs[1:3])]
+    args += [Arg("weight", "f32", sides * hidden * (gates + (node.op == "GRU")))] if bias else []
+    args += [Arg("input", "f32", extent(v)) for v in views[:given]] + [Arg("output", "f32", extent(v)) for v in views[given:]]
+    args.append(Arg("scratch", "f32", scratch_elements(gates, states, hidden, rows, chunk)))
+    plan = RecurrentPlan(
+        isa, tuple(args), sides * batch // rows, op=node.op, x=x, y=views[given], first=tuple(views[:given]), last=tuple(views[given + 1:]),
+        hidden=hidden, widths=tuple(lanes[i:i + together] for i in range(0, len(lanes), together)), columns=columns, rows=rows, chunk=chunk,
+        chains=chains, bias=bias, backward=node.attrs.get("direction", "forward") == "reverse", cell=cell)
+    macs = steps * batch * sides * gates * hidden * (size + hidden)
+    return replace(plan, macs=macs, bytes=traffic(args), cycles=kernel_cycles(isa, macs, traffic(args), computing=_cycles(plan)))
+
+
+def _cycles(plan: RecurrentPlan) -> float:
+    """The cycles of all products: those of X in tiles, those of the state with all of R read anew for each step."""
+    isa, (steps, batch, size) = plan.isa, plan.x.shape
+    wide, columns = plan.gates * len(plan.widths[0]), min(plan.columns, plan.steps)
+    groups = steps * batch * plan.y.shape[1] * len(plan.widths)
+    of_x = groups / columns * tile_cycles(isa, columns, wide, size)
+    of_state = groups / plan.rows * tile_cycles(isa, plan.rows * plan.chains, wide, -(-plan.hidden // plan.chains))
+    matrix = plan.gates * plan.hidden * plan.hidden * 4
+    again = memory_cycles(isa, steps * plan.tasks * matrix, matrix + plan.gates * plan.hidden * size * 4)
+    return of_x + max(of_state, again)

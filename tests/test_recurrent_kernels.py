@@ -1,0 +1,78 @@
+"""Kernels of LSTM, GRU and RNN between guard pages, against the evaluator in float64."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgec.ir.evaluate import evaluate
+from edgec.ir.graph import Graph
+from edgec.isa import Isa
+from edgec.kernels.base import Operands, Planned
+from edgec.kernels.emit.recurrent import emit
+from edgec.kernels.plan import packed, plan
+from edgec.onnx import import_model
+from tests.kernel_harness import AVX512, ISAS, run
+from tests.nodes import one
+
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+CASES: list[tuple[str, str, tuple[int, int, int, int], str, dict[str, Any]]] = [
+    ("LSTM", "forward", (20, 1, 12, 32), "b", {}), ("LSTM", "reverse", (5, 2, 7, 20), "bh", {}),
+    ("LSTM", "bidirectional", (33, 3, 5, 7), "bh", {}), ("LSTM", "bidirectional", (1, 6, 40, 48), "", {"layout": 1}),
+    ("GRU", "forward", (20, 1, 28, 64), "b", {}), ("GRU", "bidirectional", (3, 4, 3, 17), "h", {"layout": 1}),
+    ("GRU", "reverse", (17, 5, 16, 16), "bh", {}), ("RNN", "forward", (9, 1, 4, 6), "b", {}),
+    ("RNN", "bidirectional", (4, 8, 3, 70), "bh", {"activations": ["Relu", "Relu"]}), ("LSTM", "forward", (2, 1, 1, 1), "b", {}),
+]
+
+
+def layer(op: str, direction: str, sizes: tuple[int, int, int, int], given: str, attrs: dict[str, Any], outputs: int = 0
+          ) -> tuple[Graph, dict[str, Any]]:
+    """A graph of one layer whose weights are constants, and its inputs."""
+    steps, batch, size, hidden = sizes
+    rng, sides = np.random.default_rng(4), 2 if direction == "bidirectional" else 1
+
+    def draw(*shape: int) -> Any:
+        return (rng.standard_normal(shape) / np.sqrt(shape[-1])).astype(np.float32)
+
+    first = attrs.get("layout", 0)
+    feeds = {"x": draw(batch, steps, size) if first else draw(steps, batch, size)}
+    weights = {"w": draw(sides, GATES[op] * hidden, size), "r": draw(sides, GATES[op] * hidden, hidden)}
+    if "b" in given:
+        weights["b"] = draw(sides, 2 * GATES[op] * hidden)
+    for state in ("hc" if op == "LSTM" else "h") if "h" in given else "":
+        feeds[state] = draw(batch, sides, hidden) if first else draw(sides, batch, hidden)
+    order = " ".join(n if n in feeds | weights else "-" for n in ("xwrblhc" if op == "LSTM" else "xwrblh")).rstrip(" -")
+    attrs = attrs | ({"linear_before_reset": 1} if op == "GRU" else {})
+    proto = one(op, 22, feeds, outputs or (3 if op == "LSTM" else 2), weights, order, hidden_size=hidden, direction=direction, **attrs)
+    return import_model(proto), feeds
+
+
+def made(graph: Graph, isa: Isa) -> Planned | str:
+    return plan(graph.nodes[0], isa, Operands.of(graph.weights, lambda v: v.tensor.view))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("op", "direction", "sizes", "given", "attrs"), CASES)
+def test_layers(op: str, direction: str, sizes: tuple[int, int, int, int], given: str, attrs: dict[str, Any], isa: Isa) -> None:
+    graph, feeds = layer(op, direction, sizes, given, attrs)
+    planned = made(graph, isa)
+    assert isinstance(planned, Planned), planned
+    arrays = [packed(planned.plan, i, graph.weights[v]) if v in graph.weights else feeds[v.name] for i, v in enumerate(planned.inputs)]
+    outcome = run(planned.plan, emit, arrays)
+    assert outcome.code == 0
+    for got, wanted in zip(outcome.outputs, evaluate(graph, feeds, precise=True).values(), strict=False):
+        assert np.abs(got - wanted.reshape(-1)).max() < 5e-6 * max(1.0, np.abs(wanted).max())
+
+
+@pytest.mark.parametrize(("op", "attrs", "reason"), [
+    ("LSTM", {"clip": 1.0}, "a clip"), ("LSTM", {"activations": ["Affine", "Tanh", "Tanh"]}, "the activations affine, tanh, tanh"),
+    ("GRU", {"linear_before_reset": 0}, "resets before the product")])
+def test_what_is_not_written_says_so(op: str, attrs: dict[str, Any], reason: str) -> None:
+    graph, _ = layer(op, "forward", (3, 1, 4, 8), "b", attrs)
+    if op == "GRU":
+        attrs = dict(graph.nodes[0].attrs) | attrs
+        graph = Graph("g", graph.inputs, graph.outputs, (type(graph.nodes[0])(op, graph.nodes[0].inputs, graph.nodes[0].outputs, attrs),),
+                      graph.weights)
+    answer = made(graph, AVX512)
+    assert isinstance(answer, str)
+    assert reason in answer
