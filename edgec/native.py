@@ -18,7 +18,8 @@ from edgec.simulated import Simulated, Stand
 
 Array = npt.NDArray[Any]
 _HUGE_PAGE, _GUARD, _GUARD_BYTE = 2 << 20, 4096, 0xA5
-_INSTALL = {"opencl": "apt install ocl-icd-libopencl1, and the OpenCL driver of the GPU (pocl-opencl-icd runs on any CPU)"}
+_INSTALL = {"opencl": "apt install ocl-icd-libopencl1, and the OpenCL driver of the GPU (pocl-opencl-icd runs on any CPU)",
+            "cuda": "apt install nvidia-driver, on a machine with a GPU of NVIDIA"}
 POISON = 0xFF
 """Memory filled with this byte is NaN in every floating-point type."""
 

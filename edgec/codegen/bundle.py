@@ -37,7 +37,7 @@ _POSIX = frozenset({"calloc", "free", *(f"pthread_{p}" for p in (
 """What the thread pool may leave for the C library to define."""
 
 
-_DRIVER = frozenset({"dlopen", "dlsym", "dlclose", "calloc", "free", "getenv", "snprintf", "strlen", "strstr"})
+_DRIVER = frozenset({"atoi", "dlopen", "dlsym", "calloc", "free", "getenv", "snprintf", "strlen", "strstr", "strtol"})
 """What a driver may leave for the C library to define."""
 
 
