@@ -72,7 +72,7 @@ def check(model: Any, reference: Any, made: Bundle, folder: Path, env: dict[str,
     names, given = [o.name for o in session.get_outputs()], [feeds(made, seed) for seed in range(3)]
     wanted = [dict(zip(names, session.run(None, x), strict=True)) for x in given]
     for i, x in enumerate(given):
-        np.savez(folder / f"x{i}.npz", **x)                    # type: ignore[arg-type]  names of inputs, no flags
+        np.savez(folder / f"x{i}.npz", **x)                    # type: ignore[arg-type] # names of inputs, no flags
     subprocess.run([sys.executable, "-c", RUN, made.path, "3", folder], env=env, check=True)
     for i in range(3):
         assert error(dict(np.load(folder / f"y{i}.npz")), wanted[i], wanted[i - 1]) <= 1e-4
