@@ -6,10 +6,11 @@ from dataclasses import replace
 
 from edgec.errors import BadInput, EdgecError, UnsupportedModel
 from edgec.ir.edit import prune, reads, rename, without
-from edgec.ir.graph import Graph, Value
+from edgec.ir.graph import Graph, Node, Value
 from edgec.ir.types import Tensor
 from edgec.onnx_bind import bind
 from edgec.onnx_load import Model, load, versions
+from edgec.onnx_qlinear import STEPS as QLINEAR
 from edgec.onnx_read import read
 from edgec.onnx_upgrade import upgrade
 from edgec.onnx_write import export_model
@@ -99,13 +100,17 @@ def _some(names: Sequence[str], most: int = 6) -> str:
 
 def _refuse_unknown(graph: Graph) -> None:
     """UnsupportedModel for all operators that edgec does not know, with the cut that would do without them."""
-    unknown = [n for _, n in graph.walk() if not has(n.op)]
+    unknown = [n for _, n in graph.walk() if not _known(n)]
     if not unknown:
         return
     kinds: dict[str, list[str]] = {}
     for node in unknown:
         kinds.setdefault(node.op, []).append(node.origin)
     named = "; ".join(f"{op} ({_some(names)})" for op, names in kinds.items())
-    edge = without(graph, [n for n in graph.nodes if not has(n.op) or any(not has(inner.op) for _, b in n.bodies for _, inner in b.walk())])
+    edge = without(graph, [n for n in graph.nodes if not _known(n) or any(not _known(inner) for _, b in n.bodies for _, inner in b.walk())])
     advice = f"; --outputs {','.join(edge)} cuts them off" if edge else ""
     raise UnsupportedModel(f"edgec does not know {named}{advice}", [n.origin for n in unknown])
+
+
+def _known(node: Node) -> bool:
+    return has(node.op) or node.op in QLINEAR

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from edgec import onnx_qlinear
 from edgec.errors import UnsupportedModel
 from edgec.ir.graph import Array, Graph, Node, Value
 from edgec.ir.infer import Inference
@@ -32,6 +33,8 @@ def upgrade(graph: Graph, versions: Mapping[str, int]) -> Graph:
         for until, step in _STEPS.get(node.op, ()):
             if version < until:
                 made = [*made[:-1], *step(_Context(inference, made[-1], version, read))]
+        if node.op in onnx_qlinear.STEPS:
+            made = onnx_qlinear.STEPS[node.op](_Context(inference, node, version, read))
         if domain == "com.microsoft" and op in ("QuantizeLinear", "DequantizeLinear"):
             made = [replace(made[-1], op=op)]
         return made
