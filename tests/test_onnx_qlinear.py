@@ -1,4 +1,4 @@
-"""Quantized operators of com.microsoft: imported as DequantizeLinear, an operator and QuantizeLinear, they mean what ONNX Runtime computes."""
+"""Quantized operators of com.microsoft: imported as DequantizeLinear, an operator and QuantizeLinear, they mean what they did."""
 
 from typing import Any
 

@@ -12,7 +12,7 @@ import numpy as np
 from edgec.ir.graph import Array, Node, Value
 from edgec.ir.sweep import Changes, Sweep
 from edgec.ir.types import Tensor
-from passes.changes.facts import dims, positive
+from passes.changes.facts import dims, ints, positive
 from passes.changes.integer_moves import MOVES
 
 _BYTES = ("i8", "u8")
@@ -119,6 +119,32 @@ def signed_weight(node: Node, edit: Sweep) -> Sequence[Value] | None:
     return edit.remake(node, inputs=(edit.weight(base, now.astype(np.int8)), params.scale, *((at,) if at else ())))
 
 
+def pad_of_bytes(node: Node, edit: Sweep) -> Sequence[Value] | None:
+    """Zeros around what a convolution reads are its own padding, also where they stand between two borders of one scale."""
+    data = edit.producer(node.inputs[0])
+    stored = edit.producer(data.inputs[0]) if data is not None and data.op == "DequantizeLinear" else None
+    pad = edit.producer(stored.inputs[0]) if stored is not None and stored.op == "QuantizeLinear" else None
+    before = edit.producer(pad.inputs[0]) if pad is not None and pad.op == "Pad" else None
+    if data is None or stored is None or pad is None or before is None or before.op != "DequantizeLinear" or before.inputs[0] is None:
+        return None
+    params = [_params(edit, n) for n in (data, stored, before)]
+    numbers = [p.numbers for p in params if p is not None and p.axis is None]
+    same = len(numbers) == len(params) and all(np.array_equal(a, b) for n in numbers for a, b in zip(n, numbers[0], strict=True))
+    around, fill = ints(edit, pad.input(1)), edit.constant(pad.input(2)) if pad.input(2) is not None else np.zeros(())
+    count, own = len(node.output.dims) if dims(node.output) is not None else 0, list(node.attrs.get("pads", ()))
+    if not same or before.inputs[0].tensor.dtype != stored.output.tensor.dtype or fill is None or fill.any() or pad.input(3) is not None:
+        return None
+    if around is None or pad.attrs.get("mode", "constant") != "constant" or node.attrs.get("auto_pad", "NOTSET") != "NOTSET":
+        return None
+    outside = around[:2] + around[count:count + 2]
+    if len(around) != 2 * count or any(outside) or min(around) < 0 or len(own) not in (0, 2 * (count - 2)):
+        return None
+    own = own or [0] * (2 * (count - 2))
+    pads = [a + b for a, b in zip(own, around[2:count] + around[count + 2:], strict=True)]
+    real = edit.node(node, "DequantizeLinear", before.inputs, before.inputs[0].dims, dtype="f32", **before.attrs)
+    return edit.remake(node, inputs=(real, *node.inputs[1:]), attrs={**node.attrs, "pads": pads})
+
+
 def whole_bias(node: Node, edit: Sweep) -> Sequence[Value] | None:
     """A bias in f32 behind quantized data and weights is stored in i32, in units of the sums of their products, as runtimes compute it."""
     bias, data, weight = node.input(2), edit.producer(node.inputs[0]), edit.producer(node.input(1))
@@ -194,5 +220,5 @@ LEGAL: Changes = {"QLinearConv": (qlinear_conv,), "QLinearMatMul": (qlinear_matm
 CHANGES: Changes = {
     "QuantizeLinear": (drop_border,), "DequantizeLinear": (signed_weight,),
     **dict.fromkeys((*MOVES, "Pad", "MaxPool", "Concat", "Clip"), (between_borders,)),
-    **dict.fromkeys(("Conv", "Gemm"), (whole_bias,)),
+    "Conv": (pad_of_bytes, whole_bias), "Gemm": (whole_bias,),
 }
