@@ -1,8 +1,9 @@
 """integers: quantized operators compute with integers, and no tensor of reals or of 32-bit sums lies between two of them.
 
 What each group of `changes/qdq.py` becomes stands in `changes/integer.py` (sums of products) and `changes/integer_moves.py` (moves, bounds,
-tables). Sums and differences of two tensors stay as they are: DequantizeLinear, the operator and QuantizeLinear are one kernel. Rounding is
-that of the unit: reals where it has them (`fpu`), fixed-point numbers otherwise.
+tables). Sums and products of two tensors stay as they are: DequantizeLinear, the operator and QuantizeLinear are one kernel. Rounding is
+that of the unit: reals where it has them (`fpu`), fixed-point numbers otherwise, and then sums, products and softmax become integers, too
+(`changes/integer_fixed.py`).
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -17,20 +18,25 @@ from edgec.ir.graph import Array, Graph, Node, Value
 from edgec.ir.types import Tensor, dtype_name
 from edgec.machine import Unit
 from edgec.pipeline import Context
-from passes.changes import integer, integer_moves
+from passes.changes import integer, integer_fixed, integer_moves
 from passes.changes.integer_draft import Draft
 from passes.changes.qdq import Group, Quantized, groups, quantized
 
 _Change = Callable[[Draft, Group], bool]
-CHANGES: Mapping[str, tuple[str, _Change]] = MappingProxyType({
-    **dict.fromkeys(("Conv", "Gemm", "MatMul"), ("sum-integers", integer.contraction)),
-    **dict.fromkeys(("AveragePool", "GlobalAveragePool", "ReduceMean"), ("average-integers", integer.average)),
-    **dict.fromkeys((*integer_moves.MOVES, "Pad", "Resize", "MaxPool", "GlobalMaxPool"), ("move-bytes", integer_moves.moved)),
-    **dict.fromkeys(integer_moves.TABLES, ("look-up", integer_moves.looked_up)),
-    **dict.fromkeys(("Relu", "Clip"), ("bound-bytes", integer_moves.bounded)),
-    "Concat": ("join-bytes", integer_moves.joined),
+_SUM, _AVERAGE = (("sum-integers", integer.contraction),), (("average-integers", integer.average),)
+_MOVE, _TABLE = (("move-bytes", integer_moves.moved),), (("look-up", integer_moves.looked_up),)
+CHANGES: Mapping[str, tuple[tuple[str, _Change], ...]] = MappingProxyType({
+    **dict.fromkeys(("Conv", "Gemm", "MatMul"), _SUM),
+    **dict.fromkeys(("AveragePool", "GlobalAveragePool", "ReduceMean"), _AVERAGE),
+    **dict.fromkeys((*integer_moves.MOVES, "Pad", "Resize", "MaxPool", "GlobalMaxPool"), _MOVE),
+    **dict.fromkeys(integer_moves.TABLES, _TABLE),
+    **dict.fromkeys(("Relu", "Clip"), (("bound-bytes", integer_moves.bounded), *_TABLE)),
+    **dict.fromkeys(("Add", "Sub"), (*_TABLE, ("sum-fixed-point", integer_fixed.summed))),
+    "Mul": (*_TABLE, ("multiply-fixed-point", integer_fixed.multiplied)),
+    "Softmax": (("softmax-fixed-point", integer_fixed.softmax),),
+    "Concat": (("join-bytes", integer_moves.joined),),
 })
-"""For each operator of a group, what it becomes and how `--disable` calls that."""
+"""For each operator of a group, what it may become, in the order of trying, and how `--disable` calls that."""
 _LOOSE, _UNSIGNED = "sum-integers", "store-unsigned"
 _CONTRACTIONS = ("Conv", "Gemm", "MatMul")
 _FLIP, _U8 = 128, 2
@@ -55,14 +61,13 @@ def run(graph: Graph, context: Context) -> Graph:
         graph = _unsigned(graph, context, computes)
     instead, draft = dict[Node, Iterable[Node]](), Draft(graph)
     for group in groups(graph):
-        name, change = CHANGES.get(group.anchor.op, ("", None))
-        if change is None or not computes(group.anchor) or not context.may(name):
-            continue
-        draft.begin(replace(group.anchor, outputs=group.makes))
-        draft.fpu = _has_reals(unit(group.anchor))
-        if change(draft, group):
-            context.did(name, group.anchor)
-            instead |= {q.node: () for q in group.outputs} | {group.outputs[-1].node: tuple(draft.nodes)}
+        for name, change in CHANGES.get(group.anchor.op, ()) if computes(group.anchor) else ():
+            draft.begin(replace(group.anchor, outputs=group.makes))
+            draft.fpu = _has_reals(unit(group.anchor))
+            if context.may(name) and change(draft, group):
+                context.did(name, group.anchor)
+                instead |= {q.node: () for q in group.outputs} | {group.outputs[-1].node: tuple(draft.nodes)}
+                break
     taken = {v for nodes in instead.values() for n in nodes for v in n.outputs}
     for node in graph.nodes:
         alone = node.op in _CONTRACTIONS and _is_quantized(graph, node) and not _ends_in(graph, node, taken)
@@ -79,7 +84,7 @@ def run(graph: Graph, context: Context) -> Graph:
 
 def rewrites() -> Iterable[str]:
     """The names of everything it does."""
-    return [*dict.fromkeys(name for name, _ in CHANGES.values()), _UNSIGNED]
+    return [*dict.fromkeys(name for row in CHANGES.values() for name, _ in row), _UNSIGNED]
 
 
 def _has_reals(unit: Unit | None) -> bool:

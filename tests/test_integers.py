@@ -199,11 +199,55 @@ def test_a_unit_without_reals_computes_with_integers_alone() -> None:
     assert np.array_equal(reference(made.to_onnx(), {"x": x}), y)
 
 
+@pytest.mark.parametrize("statement", ["Add(%d, %e)", "Sub(%d, %e)", "Mul(%d, %e)", "Add(%d, %e)|Relu"])
+def test_sums_and_products_without_reals(statement: str) -> None:
+    op, _, behind = statement.partition("|")
+    given = graph("%x: i8[1,3,5,6], %u: i8[1,1,5,6]", *BORDERS, "%v: f32[] = splat 0.031", "%k: f32[] = splat 0.09",
+                  "%d: f32[1,3,5,6] = DequantizeLinear(%x, %s, %z)", "%e: f32[1,1,5,6] = DequantizeLinear(%u, %v, %m)",
+                  f"%a: f32[1,3,5,6] = {op}", *(["%r: f32[1,3,5,6] = Relu(%a)"] if behind else []),
+                  f"%y: i8[1,3,5,6] = QuantizeLinear(%{'r' if behind else 'a'}, %k, %m)")
+    made = integers(given, NO_REALS)
+    assert not [v for n in made.nodes for v in (*n.inputs, *n.outputs) if v is not None and v.tensor.dtype.startswith("f")]
+    assert "Add" in ops(integers(given)).split() or "Sub" in ops(integers(given)).split() or "Mul" in ops(integers(given)).split()
+    feeds = {"x": whole(np.random.default_rng(0), "i8", 1, 3, 5, 6), "u": whole(np.random.default_rng(1), "i8", 1, 1, 5, 6)}
+    y, wanted = evaluate(made, feeds)["y"].astype(int), evaluate(given, feeds)["y"].astype(int)
+    assert np.abs(y - wanted).max() <= 1
+    assert (y != wanted).mean() < 0.03
+    assert wanted.std() > 10
+
+
+@pytest.mark.parametrize("count", [3, 12, 1000])
+def test_softmax_without_reals(count: int) -> None:
+    given = graph(f"%x: i8[2,{count}]", *BORDERS, "%k: f32[] = splat 0.00390625", "%n: i8[] = splat -128",
+                  f"%d: f32[2,{count}] = DequantizeLinear(%x, %s, %z)", f"%r: f32[2,{count}] = Softmax(%d) {{axis=-1}}",
+                  f"%y: i8[2,{count}] = QuantizeLinear(%r, %k, %n)")
+    made = integers(given, NO_REALS)
+    assert not [v for n in made.nodes for v in (*n.inputs, *n.outputs) if v is not None and v.tensor.dtype.startswith("f")]
+    for seed in range(3):
+        x = (whole(np.random.default_rng(seed), "i8", 2, count) // (1 if count < 100 else 2)).astype(np.int8)
+        y, wanted = evaluate(made, {"x": x})["y"].astype(int), evaluate(given, {"x": x})["y"].astype(int)
+        assert np.abs(y - wanted).max() <= 1
+        assert (y != wanted).mean() < 0.1
+
+
 @pytest.mark.parametrize("factor", [1.0, 0.5, 0.75, 1 / 3, 1e-5, 1e-12, 3.7, 2.0**-31, 1 - 2.0**-33])
 def test_fixed_point_factors(factor: float) -> None:
     multiplier, shift = draft.fixed_point(np.array(factor))
     assert 1 <= shift <= 62
     assert abs(int(multiplier) / 2.0 ** int(shift) - factor) <= max(factor * 2.0**-30, 2.0**-60)
+
+
+def test_models_without_reals() -> None:
+    """Nothing but integers between the borders of the model."""
+    path = model("mlperf_kws_dscnn_qdq_s8")
+    given = import_model(path, static=True)
+    made = integers(given, NO_REALS)
+    assert not [v for n in made.nodes for v in (*n.inputs, *n.outputs) if v is not None and v.tensor.dtype.startswith("f")]
+    for seed in range(4):
+        x = (whole(np.random.default_rng(seed), "i8", 1, 49, 10, 1) // 2).astype(np.int8)
+        y, wanted = (next(iter(evaluate(g, {"input_1": x}).values())).astype(int) for g in (made, given))
+        assert np.abs(y - wanted).max() <= 8
+        assert y.argmax() == wanted.argmax()
 
 
 def test_a_gate_keeps_changes_away() -> None:

@@ -71,21 +71,24 @@ class Draft:
 
         With reals: f32(sum) * f32(factor), to the nearest, halves to even. Without: a multiplication by a fixed-point number.
         """
-        kind = to.zero.dtype
-        low, high = (np.iinfo(kind).min, np.iinfo(kind).max) if bounds is None else bounds
-        zero = int(to.zero)
+        kind, zero = np.iinfo(to.zero.dtype), int(to.zero)
         if self.fpu:
             real = self.scaled(sums, factor)
             if bounds is not None:
-                limits = [self.weight(n, np.array(b - zero, np.float32)) for n, b in (("low", low), ("high", high))]
-                real = self.node("Clip", (real, *limits), "f32", real.dims)
+                ends = [self.weight(n, np.array(b - zero, np.float32)) for n, b in zip(("low", "high"), bounds, strict=True)]
+                real = self.node("Clip", (real, *ends), "f32", real.dims)
             one = self.weight("one", np.array(1, np.float32))
             return self.into(to.stored, "QuantizeLinear", (real, one, self.weight("to_zero", to.zero)))
         multiplier, by = fixed_point(factor)
         whole = self.node("edgec.MultiplyShift", (sums, self.weight("multiplier", multiplier), self.weight("shift", by)), "i32", sums.dims)
-        whole = self.map("Add", whole, np.array(zero, np.int32))
-        ends = [self.weight(n, np.array(b, np.int32)) for n, b in (("low", low), ("high", high))]
-        return self.into(to.stored, "Cast", (self.node("Clip", (whole, *ends), "i32", whole.dims),), to=_CODES[dtype_name(kind)])
+        return self.stored(whole, to, bounds or (kind.min, kind.max))
+
+    def stored(self, whole: Value, to: Quantized, bounds: tuple[int, int] | None) -> Value:
+        """Integers in units of `to`, in i32, around its zero point and within its bounds."""
+        kind = np.iinfo(to.zero.dtype)
+        ends = [self.weight(n, np.array(b, np.int32)) for n, b in zip(("low", "high"), bounds or (kind.min, kind.max), strict=True)]
+        moved = self.map("Add", whole, np.array(int(to.zero), np.int32))
+        return self.into(to.stored, "Cast", (self.node("Clip", (moved, *ends), "i32", whole.dims),), to=_CODES[to.dtype])
 
     def requantize(self, x: Value, of: Quantized, to: Quantized) -> Value:
         """Integers of one scale as those of another: in reals that stay in registers, or by a table where there are none."""

@@ -68,10 +68,10 @@ def joined(draft: Draft, group: Group) -> bool:
 
 
 def bounded(draft: Draft, group: Group) -> bool:
-    """Relu and Clip between equal scales are bounds of the bytes; otherwise they are tables."""
+    """Relu and Clip between equal scales are bounds of the bytes."""
     x, y = group.inputs[0], group.outputs[0]
     if x is None or not _bytes(x, y) or not x.like(y):
-        return looked_up(draft, group)
+        return False
     found = limits(draft.graph, group.anchor, y)
     if found is None:
         draft.into(y.stored, "Identity", (x.stored,))
