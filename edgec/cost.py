@@ -149,6 +149,19 @@ def choose_dot_tile(isa: Isa, form: str, vectors: Sequence[int], columns: int, k
     return min(candidates, key=lambda t: (t.cycles, -t.tw))
 
 
+def depth_cycles(isa: Isa, form: str, kernel: tuple[int, int], vectors: int, step: int) -> float:
+    """Return the cycles of a depthwise convolution of bytes that makes this many vectors of outputs, `step` columns from each other.
+
+    Interleaving four rows takes some eight vector operations a column, which neighbors share; plain taps take three operations each.
+    """
+    rows, columns = kernel
+    if form in ("smlal", "portable"):
+        return vectors * (3.0 * rows * columns * (1 if form == "portable" else 2) + _REQUANTIZE) / max(1, isa.fma_ports)
+    quads = -(-rows // 4)
+    made = quads * min(columns, step) * (8.0 + rows)
+    return vectors * (made + quads * columns * (1 if form != "pmaddwd" else 4) + _REQUANTIZE) / max(1, isa.fma_ports)
+
+
 def _dot_fits(isa: Isa, dot: Dot, tw: int, nb: int) -> bool:
     """Whether accumulators, weights and pixels of a tile have a register each."""
     return tw * nb + tw * dot.pixels + nb * dot.weights + dot.others <= isa.registers

@@ -14,12 +14,15 @@ from edgec.ir.types import Tensor
 from edgec.isa import Device, Isa, cpu_isa, devices
 from edgec.kernels.base import Operands, Planned
 from edgec.kernels.expr import ELEMENTWISE
+from edgec.kernels.functions import BYTES
 from edgec.kernels.plan import ALONE, plan
 from edgec.pipeline import Context
 
 VIEWS = frozenset({"Reshape", "Transpose", "Slice", "Concat", "Identity", "Expand", "Split", "edgec.Reorder"})
 """Operators that move or rename elements: they are placed in memory, not clustered."""
 _MAX_EPILOGUE = 24
+_DEQUANTIZE = "DequantizeLinear"
+"""It goes into every region whose arithmetic reads its result: reading bytes costs less than reading reals."""
 
 
 def run(graph: Graph, context: Context) -> Graph:
@@ -41,7 +44,7 @@ class _Cluster:
     def run(self) -> Graph:
         made: dict[Node, list[Node]] = {}
         anchors = [n for n in reversed(self.graph.nodes) if n.op not in ELEMENTWISE and n.op not in VIEWS and n.op != "edgec.Region"]
-        maps = [n for n in self.graph.nodes if n.op in ELEMENTWISE]
+        maps = sorted((n for n in self.graph.nodes if n.op in ELEMENTWISE), key=lambda n: n.op == _DEQUANTIZE)
         for root in (*anchors, *maps):
             if root in self.taken or len(root.outputs) != 1 or root.op in ALONE:
                 continue
@@ -84,13 +87,15 @@ class _Cluster:
                 break
             region.append(step)
             inside.add(step.outputs[0])
-            if sum(self._escapes(v, region) for v in inside) == 1 and self._plans(region):
+            stored = step.op != _DEQUANTIZE                      # what is stored as bytes is not stored as reals instead
+            if stored and sum(self._escapes(v, region) for v in inside) == 1 and self._plans(region):
                 best = list(region)
         return best
 
     def _plan(self, node: Node, anchor: Node) -> Planned | str:
         """The plan of a region as its operands will probably lie."""
-        return plan(node, self.units.get(anchor.device or "", self.isa), self.rows if anchor.op in ("MatMul", "Gemm") else self.images)
+        operands = self.rows if anchor.op in ("MatMul", "Gemm", "MatMulInteger") else self.images
+        return plan(node, self.units.get(anchor.device or "", self.isa), operands)
 
     def _escapes(self, value: Value, region: Sequence[Node]) -> bool:
         return value in self.graph.outputs or any(r not in region for r in self.graph.consumers.get(value, ()))
@@ -99,8 +104,12 @@ class _Cluster:
         return not isinstance(self._plan(self._node(region), region[0]), str)
 
     def _node(self, region: Sequence[Node]) -> Node:
-        """The Fused node of a region; a Cast of a weight that the anchor reads goes in with it."""
+        """The Fused node of a region; a Cast of a weight that the anchor reads goes in with it, and so do bytes that arithmetic widens."""
         nodes = list(region)
+        for v in dict.fromkeys(v for n in region if n.op in ELEMENTWISE for v in n.inputs if v is not None):
+            source = self.graph.producer.get(v)
+            if source is not None and source not in nodes and source.op == _DEQUANTIZE and source.device == region[0].device:
+                nodes.insert(0, source)
         for v in (v for v in region[0].inputs if v is not None and region[0].op not in ELEMENTWISE):
             source = self.graph.producer.get(v)
             if source is not None and source.op == "Cast" and source.inputs[0] in self.graph.weights and source not in nodes:
@@ -151,17 +160,22 @@ def why_apart(graph: Graph, context: Context, region: Sequence[Node], reader: No
 
 
 _KINDS = {"Conv": "conv", "ConvTranspose": "conv", "MatMul": "gemm", "Gemm": "gemm", "MaxPool": "pool", "AveragePool": "pool",
-          "GlobalAveragePool": "pool", "GlobalMaxPool": "pool", "Resize": "resize"}
+          "GlobalAveragePool": "pool", "GlobalMaxPool": "pool", "Resize": "resize",
+          "ConvInteger": "conv", "MatMulInteger": "gemm", "edgec.SumPool": "pool"}
 
 
 def _static(value: Value) -> bool:
     return isinstance(value.type, Tensor) and value.type.is_static
 
 
-def image_layout(shape: Sequence[int], lanes: int) -> Layout:
-    """The layout of images whose vectors run along the channels: blocks of `lanes` where they divide the channels, else channels last."""
+def image_layout(value: Tensor, lanes: int) -> Layout:
+    """The layout of images whose vectors run along the channels: blocks of `lanes` where they divide the channels, else channels last.
+
+    Bytes lie channels last: kernels read runs of them, and a row of taps of few channels is one run.
+    """
+    shape = value.dims
     order = tuple(range(len(shape)))
-    if shape[1] % lanes == 0 and shape[1] > lanes:
+    if shape[1] % lanes == 0 and shape[1] > lanes and value.dtype not in BYTES:
         return Layout(order, ((1, lanes),))
     return Layout((0, *order[2:], 1))
 
@@ -169,4 +183,4 @@ def image_layout(shape: Sequence[int], lanes: int) -> Layout:
 def assumed_view(value: Value, isa: Isa) -> View:
     """Where a value will probably lie: images by channels, everything else row-major."""
     dims = value.dims
-    return View.of(dims, image_layout(dims, isa.lanes) if len(dims) == 4 else None)   # noqa: PLR2004
+    return View.of(dims, image_layout(value.tensor, isa.lanes) if len(dims) == 4 else None)   # noqa: PLR2004

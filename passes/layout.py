@@ -17,6 +17,7 @@ from edgec.ir.layout import Layout, View
 from edgec.ir.types import Tensor
 from edgec.isa import Device, Isa, Npu, cpu_isa, devices
 from edgec.kernels.base import Operands
+from edgec.kernels.functions import BYTES
 from edgec.kernels.plan import plan, unknown
 from edgec.lang.text import show_type
 from edgec.pipeline import Context
@@ -102,6 +103,7 @@ class _Layouts:
         for node in self.graph.nodes:
             images = [v for v in (*node.inputs, *node.outputs) if v is not None and _is_image(v) and v not in self.graph.weights]
             members.update(images)
+            narrow.update(v for v in images if v.tensor.dtype in BYTES)
             if node.op in ("Concat", "Slice", "Split") or (node.op == "edgec.Fused" and images):
                 spatial = node.outputs[0].dims[2:] if node.outputs and _is_image(node.outputs[0]) else ()
                 anchor = _anchor(node)
@@ -137,7 +139,7 @@ class _Layouts:
 
     def _image(self, value: Value) -> Layout | None:
         if self.blocked.get(value):
-            return _simple(image_layout(value.dims, self.lanes))
+            return _simple(image_layout(value.tensor, self.lanes))
         return _simple(Layout((0, *range(2, len(value.dims)), 1)))
 
     def _wants(self, node: Node, value: Value) -> Iterable[_Want]:
@@ -178,4 +180,4 @@ def _anchor(node: Node) -> Node | None:
     if node.op != "edgec.Fused":
         return None
     nodes: Sequence[Node] = node.attrs["body"].nodes
-    return next((n for n in nodes if n.op in ("Conv", "ConvTranspose")), None)
+    return next((n for n in nodes if n.op in ("Conv", "ConvTranspose", "ConvInteger")), None)

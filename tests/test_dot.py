@@ -116,6 +116,10 @@ CONVOLUTIONS: list[dict[str, Any]] = [
     {"x": (1, 1, 200, 1), "m": 16, "k": (22, 1), "strides": (4, 1), "pads": (7, 0, 9, 0), "lx": 0},
     {"x": (1, 14, 30), "m": 6, "k": (3,), "pads": (1, 2), "strides": (1,), "lx": 0, "ly": 0},
     {"x": (1, 8, 3, 3), "m": 8, "k": (3, 3), "pads": (5, 5, 5, 5)},
+    {"x": (1, 17, 8, 9), "m": 17, "k": (3, 3), "group": 17, "pads": (1, 1, 1, 1)},
+    {"x": (2, 38, 11, 13), "m": 38, "k": (5, 3), "group": 38, "strides": (2, 2), "pads": (2, 1, 1, 1)},
+    {"x": (1, 32, 9, 9), "m": 32, "k": (3, 2), "group": 32, "dilations": (2, 3), "pads": (1, 3, 2, 0), "lx": 16, "ly": 16},
+    {"x": (1, 11, 20), "m": 11, "k": (5,), "group": 11, "strides": (1,), "pads": (2, 2), "lx": 0, "ly": 0},
 ]
 
 
@@ -146,7 +150,7 @@ def test_convolution(case: dict[str, Any], isa: Isa) -> None:
             inputs[residual] = rng.uniform(-9, 9, shape).astype(np.float32)
         weights = {w: numbers(rng, w, -127), zero: np.array(-11 if dtype == "i8" else 131, numpy_dtype(dtype)), **constants}
         algo = check(isa, [Node("ConvInteger", (x, w, zero), (y,), MappingProxyType(attrs)), *nodes], inputs, weights)
-        assert algo.startswith("conv_")
+        assert algo.startswith("conv_" if attrs["group"] < c else "depthwise_")
 
 
 @pytest.mark.parametrize(("case", "isa"), some([

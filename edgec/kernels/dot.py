@@ -8,8 +8,9 @@ A tap outside the input counts as the zero point, so that x - zero is 0 there. H
 alike: sum((x - zero) * w) = sum(x * w) - zero * sum(w). The sums of the weights are packed behind the weights.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -32,6 +33,18 @@ _LEAST = 4
 def computed(form: Form, width: int) -> int:
     """Lanes that are computed for `width` output channels: instructions on bytes have at least four."""
     return width if form == "portable" else max(width, _LEAST)
+
+
+def place(widths: Sequence[int], form: Form | None, first: Any) -> Any:
+    """Lanes that are computed before the vector of channel `first`; only the narrow vectors at the end have more than channels."""
+    if form is None or not isinstance(first, int):
+        return first
+    lanes, start = 0, 0
+    for w in widths:
+        if start >= first:
+            break
+        start, lanes = start + w, lanes + computed(form, w)
+    return lanes
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ ELEMENTWISE: dict[str, int] = {
     **dict.fromkeys(("Relu", "LeakyRelu", "Elu", "Selu", "Celu", "ThresholdedRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Erf",
                      "Exp", "Log", "Sqrt", "Reciprocal", "Neg", "Abs", "Floor", "Ceil", "Round", "Sign", "Not", "BitwiseNot", "Softplus",
                      "Softsign", "Gelu", "Mish", "Swish", "Sin", "Cos", "Cast", "IsNaN", "IsInf", "Identity"), 1),
-    "Where": 3, "Clip": 3, "QuantizeLinear": 3, "DequantizeLinear": 3,
+    "Where": 3, "Clip": 3, "QuantizeLinear": 3, "DequantizeLinear": 3, "edgec.MultiplyShift": 3,
 }
 """The operators an Expr may hold, with their numbers of arguments.
 

@@ -35,6 +35,8 @@ def supported(instr: Instr, dtypes: Sequence[str], second: float | None = None) 
         return f"{op} is not written for {foreign[0]}"
     if op == "Where":
         return None if dtypes[0] == "bool" else f"Where needs a condition of bool, not {dtypes[0]}"
+    if op == "edgec.MultiplyShift":
+        return None if {*dtypes, instr.dtype} == {"i32"} else f"{op} is written for i32, not for {', '.join((*dtypes, instr.dtype))}"
     if op in _BORDERS:
         return _border(instr, dtypes)
     if dtypes[0] not in _BY_OP.get(op, FLOATS):

@@ -23,12 +23,16 @@ class Loop:
 
 @dataclass(frozen=True)
 class MapPlan(KernelPlan):
-    """args: inputs…, output. `loops` from outermost to innermost, the last one vectorized; task t runs `rows` iterations of the first."""
+    """args: inputs…, output. `loops` from outermost to innermost, the last one vectorized; task t runs `rows` iterations of the first.
+
+    `table`: entries of a table behind the first input, whose bytes choose among them; 0 when there is none.
+    """
 
     loops: tuple[Loop, ...]
     rows: int
     expr: Expr
     name: str = "map"
+    table: int = 0
 
     kind = "map"
 

@@ -12,6 +12,7 @@ from edgec.isa import Device, Gpu, Isa, Npu
 from edgec.kernels import (
     command,
     contract,
+    depth,
     dot,
     pad,
     plan_contract,
@@ -34,7 +35,8 @@ _Planner = Callable[[Region, Isa, Operands], Planned | str]
 _ANCHORS: Mapping[str, _Planner] = {
     **dict.fromkeys(("Conv", "ConvTranspose"), plan_contract.convolution), **dict.fromkeys(("MatMul", "Gemm"), plan_contract.product),
     "ConvInteger": plan_dot.convolution, "MatMulInteger": plan_dot.product,
-    "MaxPool": plan_window.pool, "AveragePool": plan_window.pool, "Pad": pad.pad, "Resize": plan_resize.resize,
+    **dict.fromkeys(("MaxPool", "AveragePool", "edgec.SumPool"), plan_window.pool), "Pad": pad.pad, "Resize": plan_resize.resize,
+    "edgec.Lookup": plan_map.lookup,
     **dict.fromkeys(plan_reduce.OPERATORS, plan_reduce.reduction),
     **dict.fromkeys(plan_gather.GATHERS | plan_gather.SCATTERS, plan_gather.gather),
 }
@@ -104,6 +106,8 @@ def packed(plan: KernelPlan, arg: int, array: Array) -> Array:
         return contract.pack(plan, array)
     if isinstance(plan, dot.DotPlan) and arg == 1:
         return dot.pack(plan, array)
+    if isinstance(plan, depth.DepthPlan) and arg == 1:
+        return depth.pack(plan, array)
     if isinstance(plan, window.WindowPlan) and arg == 1 and plan.op == "depthwise":
         return window.pack(plan, array)
     if isinstance(plan, recurrent.RecurrentPlan):

@@ -5,12 +5,13 @@ from dataclasses import replace
 from math import prod
 from typing import cast
 
-from edgec.cost import choose_dot_tile
+from edgec.cost import choose_dot_tile, depth_cycles
 from edgec.ir.graph import Value
 from edgec.ir.layout import Axis, View
 from edgec.isa import Isa
 from edgec.kernels.base import Arg, Epilogue, Load, Operands, Planned, chunks, extent, traffic, vectors
 from edgec.kernels.contract import run_length
+from edgec.kernels.depth import DepthPlan
 from edgec.kernels.dot import DotPlan, Form, computed
 from edgec.kernels.functions import BYTES, refusal
 from edgec.kernels.image import Images
@@ -24,6 +25,8 @@ _TASK_MACS = 400_000
 """Multiply-accumulates below which a task is not worth its launch."""
 _BODY = 112
 """Vector products that the innermost loop may hold."""
+_UNROLLED, _COLUMNS = 220, 8
+"""Products that a fully unrolled tile of a depthwise convolution may hold, and its widest."""
 _MERGED = 32
 """The longest row of taps, in bytes, that is read as one run."""
 
@@ -45,7 +48,10 @@ def convolution(region: Region, isa: Isa, operands: Operands) -> Planned | str:
     if geometry.pointwise and images.x.shape[2:] == images.y.shape[2:]:
         images = flatten(images)
     ys, xs = (geometry.taps(axis, images.y.axes[2 + axis].extent)[0] for axis in (0, 1))
-    return _Nest(region, isa, operands, images, zero).plan("conv", stored, (ys, xs), geometry.kernel, groups)
+    nest = _Nest(region, isa, operands, images, zero)
+    if groups == images.x.axes[1].extent == images.y.axes[1].extent > 1 and stored == "oihw":
+        return nest.depthwise(ys, xs)
+    return nest.plan("conv", stored, (ys, xs), geometry.kernel, groups)
 
 
 def product(region: Region, isa: Isa, operands: Operands) -> Planned | str:
@@ -117,6 +123,34 @@ class _Nest:
             merged=merged, unroll=unroll, row_chunks=row_chunks, form=form, zero=self.zero is not None, bias=bias,
             epilogue=epilogue, name=name, stored=stored, macs=macs, cycles=tile.cycles * n * groups)
         args = self._args(plan.groups * plan.group_bytes + 4 * y.axes[1].extent)
+        zeros = (self.zero,) if self.zero is not None else ()
+        return Planned(replace(plan, args=args, bytes=traffic(args)), (*images.inputs, *zeros, *used))
+
+    def depthwise(self, ys: Taps, xs: Taps) -> Planned | str:
+        """The plan of a convolution with as many groups as channels."""
+        isa, images = self.isa, self.images
+        x, y = images.x, images.y
+        if not prod(y.shape):
+            return "there is nothing to compute"
+        if images.cut:
+            return "a layout with blocked rows or columns"
+        window, form = ys.count * xs.count, self._form()
+        if window > _UNROLLED:
+            return self.plan("conv", "oihw", (ys, xs), (ys.count, xs.count), x.axes[1].extent)
+        lanes = lanes_for(isa.lanes * (2 if form == "smlal" else 1), (x, y, *images.loads), y.axes[1].extent, 1)
+        columns = max(1, min(xs.out_count, _COLUMNS, _UNROLLED // window))
+        columns = -(-xs.out_count // -(-xs.out_count // columns))
+        n, channels = y.axes[0].extent, y.axes[1].extent
+        widths = vectors(channels, lanes)
+        fixed = n * len(widths)
+        macs = prod(y.shape) * window
+        row_chunks = chunks(ys.out_count, min(-(-_TASKS // fixed), macs // (_TASK_MACS * fixed)))
+        bias, epilogue, used = self._epilogue()
+        plan = DepthPlan(
+            isa, (), fixed * row_chunks, x=x, y=y, ys=ys, xs=xs, widths=widths, columns=columns, row_chunks=row_chunks, form=form,
+            zero=self.zero is not None, bias=bias, epilogue=epilogue, macs=macs,
+            cycles=depth_cycles(isa, form, (ys.count, xs.count), fixed * ys.out_count * xs.out_count, xs.step))
+        args = self._args(plan.weight_bytes + 4 * channels)
         zeros = (self.zero,) if self.zero is not None else ()
         return Planned(replace(plan, args=args, bytes=traffic(args)), (*images.inputs, *zeros, *used))
 

@@ -1,6 +1,7 @@
 """How an elementwise region, or a copy between layouts, becomes one map kernel."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from edgec.ir.graph import Value
 from edgec.ir.layout import View
@@ -8,9 +9,11 @@ from edgec.ir.types import Tensor
 from edgec.isa import Isa
 from edgec.kernels.base import Arg, Operands, Planned, broadcast, extent, traffic
 from edgec.kernels.expr import Expr
-from edgec.kernels.functions import refusal
-from edgec.kernels.map import MapPlan, nest, task_rows
+from edgec.kernels.functions import BYTES, refusal
+from edgec.kernels.map import Loop, MapPlan, nest, task_rows
 from edgec.kernels.region import Region
+
+_ENTRIES = 256
 
 
 def elementwise(region: Region, isa: Isa, operands: Operands) -> Planned | str:
@@ -18,6 +21,27 @@ def elementwise(region: Region, isa: Isa, operands: Operands) -> Planned | str:
     shape = region.result.dims
     views = [broadcast(operands.view(v), shape) for v in region.operands]
     return mapped(region.expr, region.operands, views, (region.output, operands.view(region.output)), isa)
+
+
+def lookup(region: Region, isa: Isa, operands: Operands) -> Planned | str:
+    """edgec.Lookup: a table of 256 entries for each byte. What follows is computed on the entries."""
+    if region.anchor is None or region.anchor_output is None:
+        return "nothing to look up"
+    x, table = region.anchor_inputs
+    if x is None or table is None or x.tensor.dtype not in BYTES or table.tensor.elements != _ENTRIES:
+        return "a table is written for the 256 values of a byte"
+    if reason := refusal(region.expr):
+        return reason
+    shape = region.result.dims
+    views = [broadcast(operands.view(v), shape) for v in (x, *region.operands)]
+    made = mapped(region.expr, (x, *region.operands), views, (region.output, operands.view(region.output)), isa, "lookup")
+    if isinstance(made, str) or not isinstance(made.plan, MapPlan):
+        return made
+    plan = made.plan
+    args = (plan.args[0], Arg("input", table.tensor.dtype, _ENTRIES), *plan.args[1:])
+    loops = tuple(Loop(it.extent, (it.strides[0], 0, *it.strides[1:])) for it in plan.loops)
+    cycles = plan.cycles + 1.5 * region.result.elements
+    return Planned(replace(plan, args=args, loops=loops, table=_ENTRIES, cycles=cycles), (x, table, *region.operands))
 
 
 def copy(source: Value, read: View, write: View, isa: Isa) -> Planned | str:

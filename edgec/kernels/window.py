@@ -21,10 +21,12 @@ class WindowPlan(KernelPlan):
 
     `widths`: the vectors along the channels, widest first; `columns`: output columns in a register tile. An average divides by the number
     of taps inside the input or, with `divisor` (`count_include_pad`), inside the padded input: those of each output row, times those of
-    each column. Tasks are n x vector x `row_chunks`.
+    each column. The maximum of bytes is one of bytes, by vectors of four times as many; a sum is one of bytes in i32, less the zero point
+    (the second argument) for each tap. `looped`: taps are not unrolled, for there are many and all are inside the input. Tasks are
+    n x vector x `row_chunks`.
     """
 
-    op: Literal["depthwise", "max", "average"]
+    op: Literal["depthwise", "max", "average", "sum"]
     x: View
     y: View
     ys: Taps
@@ -35,12 +37,13 @@ class WindowPlan(KernelPlan):
     bias: bool
     epilogue: Epilogue
     divisor: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    looped: bool = False
 
     kind = "window"
 
     @property
     def algo(self) -> str:
-        """depthwise, max_pool or average_pool with the number of columns in a tile."""
+        """depthwise, max_pool, average_pool or sum_pool with the number of columns in a tile."""
         return f"{self.op}{'' if self.op == 'depthwise' else '_pool'}_{self.columns}x1"
 
 

@@ -7,7 +7,8 @@ from itertools import accumulate
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
-from edgec.kernels.dot import DEPTH, DotPlan, computed
+from edgec.kernels.depth import DepthPlan
+from edgec.kernels.dot import DEPTH, DotPlan, computed, place
 from edgec.kernels.emit import tiles
 from edgec.kernels.emit.core import Accumulators, Index, Kernel, Vector, address, along, cast, const, function, hold, loop, type_name
 from edgec.kernels.emit.dotforms import FORMS, Parts, Sdot, assembled
@@ -52,7 +53,7 @@ class _Tile:
         self.channel = group * plan.out_channels + first
         self.offsets = [0, *accumulate(widths)]
         self.places = [0, *accumulate(DEPTH * w for w in self.computed)]      # of the vectors of a step, in a packed weight
-        self.weight = group * plan.group_bytes + first * plan.reduction
+        self.weight = group * plan.group_bytes + place([w for ws in plan.widths for w in ws], plan.form, first) * plan.reduction
         axis = plan.x.axes[1]
         self.channel_step = axis.inner if axis.block else axis.stride
         self.contiguous = self.channel_step == 1 or plan.chunk == 1
@@ -63,20 +64,9 @@ class _Tile:
         self.start = Accumulators(self.computed, 1, "i32")
         self.started = Accumulators(self.computed, 1, "i32") if plan.ys.clipped(plan.x.axes[2].extent) else self.start
         for j, (w, full) in enumerate(zip(widths, self.computed, strict=True)):
-            self.start.set(0, j, _padded(self._initial(j, w), w, full))
-
-    def _initial(self, j: int, width: int) -> Vector:
-        """The bias, less the zero point times the sum of all weights of a channel."""
-        plan, first = self.plan, self.channel + self.offsets[j]
-        value: Vector = const(0, "i32", width)
-        if plan.bias is not None:
-            value = self.k.read(plan.bias.arg, plan.bias.view, [self.n, first, 0, 0], 1, width)
-        if plan.zero or self.form.shift:
-            at = plan.groups * plan.group_bytes + first * 4
-            sums = hold(T.reinterpret(type_name("i32", width), self.k.raw(1)[T.Ramp(at, 1, 4 * width)]), "i32", width)
-            shifted = hold(self.zero + const(self.form.shift, "i32"), "i32", 1)
-            value = value - (T.Broadcast(shifted, width) if width > 1 else shifted) * sums
-        return hold(value, "i32", width)
+            at = plan.groups * plan.group_bytes + (self.channel + self.offsets[j]) * 4
+            value = initial(plan, kernel, [n, self.channel + self.offsets[j], 0, 0], (at, self.zero, self.form.shift), w)
+            self.start.set(0, j, padded(value, w, full))
 
     def begin(self, row: Output) -> None:
         """Before the tiles of a row: what its taps above and below the input add to every output."""
@@ -112,7 +102,7 @@ class _Tile:
         for i in range(columns):
             for j, w in enumerate(self.widths):
                 at = [self.n, self.channel + self.offsets[j], y, x + i * column.taps.out_step]
-                value = hold(_cut(acc.get(i, j), w, self.computed[j]), "i32", w)
+                value = hold(cut(acc.get(i, j), w, self.computed[j]), "i32", w)
                 k.write(len(plan.args) - 1, plan.y, at, 1, epilogue(k, plan.epilogue, value, at, 1, w), w)
 
     def _row_of_taps(self, acc: Accumulators, q: Index, row: Output, ty: Index, column: Output, alike: Tiles) -> None:
@@ -211,13 +201,29 @@ def _same(pixel: Parts, width: int) -> Parts:
     return pixel
 
 
-def _padded(value: Vector, width: int, full: int) -> Vector:
+def initial(plan: DotPlan | DepthPlan, kernel: Kernel, at: Sequence[Index], zero: tuple[Index, Index, int], width: int) -> Vector:
+    """The bias of some channels, less the zero point times the sums of their weights.
+
+    `zero`: where these sums lie, the zero point, and what the form adds to pixels.
+    """
+    value: Vector = const(0, "i32", width)
+    if plan.bias is not None:
+        value = kernel.read(plan.bias.arg, plan.bias.view, at, 1, width)
+    place, point, shift = zero
+    if plan.zero or shift:
+        sums = hold(T.reinterpret(type_name("i32", width), kernel.raw(1)[T.Ramp(place, 1, 4 * width)]), "i32", width)
+        shifted = hold(point + const(shift, "i32"), "i32", 1)
+        value = value - (T.Broadcast(shifted, width) if width > 1 else shifted) * sums
+    return hold(value, "i32", width)
+
+
+def padded(value: Vector, width: int, full: int) -> Vector:
     """A vector with more lanes, whose further ones hold anything."""
     if width in (full, 1):
         return value if width == full else T.Broadcast(value, full)
     return tirx.Shuffle([value] * (full // width), [tirx.IntImm("int32", i) for i in range(full)])
 
 
-def _cut(value: Vector, width: int, full: int) -> Vector:
+def cut(value: Vector, width: int, full: int) -> Vector:
     """The first lanes of a vector."""
     return value if width == full else tirx.Shuffle([value], [tirx.IntImm("int32", i) for i in range(width)])

@@ -34,6 +34,10 @@ class DotForm:
 
     def spread(self, value: Vector, width: int) -> Parts:
         """A pixel whose four bytes are those of an i32."""
+        return self.ready(T.Broadcast(value, width) if width > 1 else value, width)
+
+    def ready(self, lanes: Vector, width: int) -> Parts:
+        """Four bytes for each lane, as an i32 in each."""
         raise NotImplementedError
 
     def weights(self, index: Index, width: int) -> Parts:
@@ -44,9 +48,8 @@ class DotForm:
         """The accumulator plus the products."""
         raise NotImplementedError
 
-    def _bytes(self, value: Vector, width: int) -> Vector:
+    def _bytes(self, lanes: Vector, width: int) -> Vector:
         """Four bytes in every lane, of the sign that the form works with."""
-        lanes = T.Broadcast(value, width) if width > 1 else value
         if self.shift:
             lanes = hold(lanes, "i32", width) ^ const(-0x7F7F7F80, "i32", width)
         return lanes
@@ -60,9 +63,9 @@ class Vnni(DotForm):
 
     signed = False
 
-    def spread(self, value: Vector, width: int) -> Parts:
-        """A pixel whose four bytes are those of an i32."""
-        return (hold(T.reinterpret(type_name("u8", DEPTH * width), self._bytes(value, width)), "u8", DEPTH * width),)
+    def ready(self, lanes: Vector, width: int) -> Parts:
+        """Four bytes for each lane, as an i32 in each."""
+        return (hold(T.reinterpret(type_name("u8", DEPTH * width), self._bytes(lanes, width)), "u8", DEPTH * width),)
 
     def weights(self, index: Index, width: int) -> Parts:
         """The packed weights of four bytes and `width` channels."""
@@ -79,9 +82,9 @@ class Sdot(DotForm):
 
     signed = True
 
-    def spread(self, value: Vector, width: int) -> Parts:
-        """A pixel whose four bytes are those of an i32."""
-        return (hold(T.reinterpret(type_name("i8", DEPTH * width), self._bytes(value, width)), "i8", DEPTH * width),)
+    def ready(self, lanes: Vector, width: int) -> Parts:
+        """Four bytes for each lane, as an i32 in each."""
+        return (hold(T.reinterpret(type_name("i8", DEPTH * width), self._bytes(lanes, width)), "i8", DEPTH * width),)
 
     def quad(self, index: Index) -> list[Parts]:
         """Four pixels, that is sixteen bytes side by side, by one load."""
@@ -140,11 +143,10 @@ class Smlal(DotForm):
 class Madd(DotForm):
     """Bytes widened to 16 bits, two products at a time: SSE2, AVX2, AVX-512BW. Of four bytes, the even ones meet first."""
 
-    def spread(self, value: Vector, width: int) -> Parts:
-        """A pixel whose four bytes are those of an i32."""
-        name = type_name("u16" if self.data == "u8" else "i16", 2 * width)
+    def ready(self, lanes: Vector, width: int) -> Parts:
+        """Four bytes for each lane, as an i32 in each."""
         dtype = "u16" if self.data == "u8" else "i16"
-        lanes = hold(T.reinterpret(name, self._bytes(value, width)), dtype, 2 * width)
+        lanes = hold(T.reinterpret(type_name(dtype, 2 * width), self._bytes(lanes, width)), dtype, 2 * width)
         eight = const(8, dtype, 2 * width)
         even = lanes & const(0xFF, dtype, 2 * width) if self.data == "u8" else hold(lanes << eight, dtype, 2 * width) >> eight
         return tuple(hold(T.reinterpret(type_name("i16", 2 * width), part), "i16", 2 * width) for part in (even, lanes >> eight))

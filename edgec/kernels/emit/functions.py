@@ -221,6 +221,14 @@ def _quantize(instr: Instr, args: Sequence[Vector], _: Sequence[str], lanes: int
     return cast(hold(bits - hold(const(MAGIC_BITS, "i32", lanes) - zero, "i32", lanes), "i32", lanes), instr.dtype, lanes)
 
 
+def _multiply_shift(_: Instr, args: Sequence[Vector], __: Sequence[str], lanes: int) -> Vector:
+    """A multiplication by a fixed-point number: to the nearest, halves upward."""
+    x, multiplier, shift = (hold(cast(a, "i64", lanes), "i64", lanes) for a in args)
+    one = const(1, "i64", lanes)
+    half = hold(one << hold(shift - one, "i64", lanes), "i64", lanes)
+    return cast(hold(hold(x * multiplier, "i64", lanes) + half, "i64", lanes) >> shift, "i32", lanes)
+
+
 def _dequantize(_: Instr, args: Sequence[Vector], __: Sequence[str], lanes: int) -> Vector:
     value = cast(args[0], "i32", lanes)
     if len(args) > 2:                                                  # noqa: PLR2004
@@ -286,7 +294,7 @@ OPERATIONS: dict[str, Operation] = {
     "Not": lambda _i, a, _d, _l: _not(a[0]),
     "BitwiseAnd": lambda _i, a, _d, _l: a[0] & a[1], "BitwiseOr": lambda _i, a, _d, _l: a[0] | a[1],
     "BitwiseXor": lambda _i, a, _d, _l: a[0] ^ a[1], "BitwiseNot": lambda _i, a, _d, _l: ~a[0], "BitShift": _shift,
-    "QuantizeLinear": _quantize, "DequantizeLinear": _dequantize,
+    "edgec.MultiplyShift": _multiply_shift, "QuantizeLinear": _quantize, "DequantizeLinear": _dequantize,
     "Where": lambda _i, a, _d, _l: tirx.Select(*a), "Identity": lambda _i, a, _d, _l: a[0],
     "Cast": lambda i, a, d, n: convert(a[0], d[0], i.dtype, n),
     "Const": lambda i, _a, _d, n: const(i.attr("value"), compute_dtype(i.dtype), n),

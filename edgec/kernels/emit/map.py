@@ -4,7 +4,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
 from edgec.kernels.base import vectors
-from edgec.kernels.emit.core import Index, Kernel, Vector, function, loop
+from edgec.kernels.emit.core import Index, Kernel, Vector, cast, const, function, hold, lane, loop
 from edgec.kernels.emit.elementwise import evaluate
 from edgec.kernels.map import MapPlan
 
@@ -41,7 +41,10 @@ def _vectorized(plan: MapPlan, kernel: Kernel, bases: list[Index], low: Index, h
     inner, lanes = plan.loops[-1], kernel.isa.lanes
 
     def at(i: Index, width: int) -> None:
-        values = [_read(kernel, a, bases[a] + i * inner.strides[a], inner.strides[a], width) for a in range(len(plan.args) - 1)]
+        values = [_read(kernel, a, bases[a] + i * inner.strides[a], inner.strides[a], width)
+                  for a in range(len(plan.args) - 1) if not plan.table or a != 1]
+        if plan.table:
+            values[0] = _looked_up(plan, kernel, values[0], width)
         result = evaluate(plan.expr, values, width)[0]
         kernel.store(len(plan.args) - 1, result, bases[-1] + i * inner.strides[-1], width, inner.strides[-1])
 
@@ -56,6 +59,15 @@ def _vectorized(plan: MapPlan, kernel: Kernel, bases: list[Index], low: Index, h
     count = T.bind(tirx.truncdiv(high - low, lanes))
     loop(0, count, lambda v: at(low + v * lanes, lanes))
     loop(low + count * lanes, high, lambda i: at(i, 1))
+
+
+def _looked_up(plan: MapPlan, kernel: Kernel, value: Vector, width: int) -> Vector:
+    """The entries of some bytes: table lookups one by one."""
+    least = plan.table // 2 if plan.args[0].dtype == "i8" else 0
+    index = hold(cast(value, "i32", width) + const(least, "i32", width), "i32", width)
+    if width == 1:
+        return kernel.load(1, index)
+    return tirx.Shuffle([kernel.load(1, lane(index, i)) for i in range(width)], [tirx.IntImm("int32", i) for i in range(width)])
 
 
 def _read(kernel: Kernel, arg: int, index: Index, stride: int, width: int) -> Vector:

@@ -7,7 +7,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
 from edgec.kernels.emit import tiles
-from edgec.kernels.emit.core import Accumulators, Index, Kernel, Vector, cast, const, function
+from edgec.kernels.emit.core import Accumulators, Index, Kernel, Vector, cast, compute_dtype, const, function, loop
 from edgec.kernels.emit.elementwise import epilogue
 from edgec.kernels.emit.functions import OPERATIONS
 from edgec.kernels.emit.tiles import Output
@@ -53,12 +53,15 @@ class _Channels:
     def tile(self, row: Output, rows: range, column: Output, alike: Tiles) -> None:
         """One tile of an output row whose taps `rows` are inside the input."""
         plan, k, width = self.plan, self.k, self.width
-        acc = Accumulators((width,), alike.columns)
+        acc = Accumulators((width,), alike.columns, self.dtype)
         start = self._start()
         for i in range(alike.columns):
             acc.set(i, 0, start)
         taken = [0] * alike.columns
-        for ty in rows:
+        if plan.looped:
+            taken = [plan.ys.count * plan.xs.count] * alike.columns
+            loop(0, plan.ys.count, lambda ty: loop(0, plan.xs.count, partial(self._looped, acc, row, column, ty)))
+        for ty in rows if not plan.looped else ():
             for taps, inside in alike.runs:
                 for tx in taps:
                     weight = self._weight(row.kernel(ty), column.kernel(tx))
@@ -72,10 +75,22 @@ class _Channels:
             value = self._finish(acc.get(i, 0), taken[i], row.number, column.number + i)
             k.write(len(plan.args) - 1, plan.y, at, 1, epilogue(k, plan.epilogue, value, at, 1, width), width)
 
+    @property
+    def dtype(self) -> str:
+        """What the window is folded in: f32, or the bytes of a maximum, or i32 for sums of bytes."""
+        stored = self.plan.args[0].dtype
+        return "i32" if self.plan.op == "sum" else compute_dtype(stored)
+
+    def _looped(self, acc: Accumulators, row: Output, column: Output, ty: Index, tx: Index) -> None:
+        for i in range(self.plan.columns):
+            value = self.k.read(0, self.plan.x, [self.n, self.first, row.reads(ty), column.reads(tx, ahead=i)], 1, self.width)
+            acc.set(i, 0, self._step(acc.get(i, 0), value, None))
+
     def _start(self) -> Vector:
         if self.plan.op == "depthwise" and self.plan.bias:
             return T.bind(self.k.load(2, self.first, self.width))
-        return const(float("-inf") if self.plan.op == "max" else 0.0, "f32", self.width)
+        least = float("-inf") if self.dtype == "f32" else -128 if self.dtype == "i8" else 0
+        return const(least if self.plan.op == "max" else 0, self.dtype, self.width)
 
     def _weight(self, ky: int, kx: int) -> Vector | None:
         """The weights of a tap. Wider vectors come first, so those of earlier channels take exactly `first` x taps elements."""
@@ -88,11 +103,16 @@ class _Channels:
     def _step(self, acc: Vector, value: Vector, weight: Vector | None) -> Vector:
         if self.plan.op == "depthwise":
             return acc + value * weight
-        return acc + value if self.plan.op == "average" else OPERATIONS["Max"](_MAX, [acc, value], ["f32", "f32"], self.width)
+        if self.plan.op == "max":
+            return OPERATIONS["Max"](_MAX, [acc, value], [self.dtype] * 2, self.width)
+        return acc + cast(value, self.dtype, self.width)
 
     def _finish(self, value: Vector, taken: int, y: Index, x: Index) -> Vector:
         """The result of output (y, x) for which `taken` taps were inside the input."""
         plan, width = self.plan, self.width
+        if plan.op == "sum":
+            point = cast(self.k.load(1, 0), "i32", 1) * taken
+            return value - (T.Broadcast(point, width) if width > 1 else point)
         if plan.op != "average":
             return value
         if plan.divisor is None:
