@@ -110,7 +110,7 @@ class Dot:
 
 
 DOTS = MappingProxyType({
-    "vpdpbusd": Dot(1, 1, 0, 1, 1), "pmaddwd": Dot(1, 2, 0, 2, 3, 3), "sdot": Dot(0.25, 1, 1, 1, 1), "smlal": Dot(2, 2, 2, 0, 4),
+    "vpdpbusd": Dot(1, 1, 0, 1, 1), "pmaddwd": Dot(1, 2, 0, 2, 3, 3), "sdot": Dot(0.25, 1, 1, 1, 1), "smlal": Dot(2, 2, 2, 0, 8),
     "portable": Dot(4, 4, 0, 1, 2, 4)})
 """By form; `portable` is four plain multiply-accumulates of i32."""
 
@@ -144,7 +144,8 @@ def choose_dot_tile(isa: Isa, form: str, vectors: Sequence[int], columns: int, k
         cycles = sum(a * b * dot_cycles(isa, form, w, n, k) for a, w in across for b, n in along)
         return rows * cycles * (1 + _PIECE * (len(across) * len(along) - 1))
 
-    candidates = (Tile(tw, nb, tiled(tw, nb)) for nb in range(1, min(len(vectors), isa.registers) + 1)
+    least = 2 if isa.broadcast == "lane" and len(vectors) > 1 else 1
+    candidates = (Tile(tw, nb, tiled(tw, nb)) for nb in range(least, min(len(vectors), isa.registers) + 1)
                   for tw in range(1, min(columns, isa.registers) + 1) if _dot_fits(isa, DOTS[form], tw, nb))
     return min(candidates, key=lambda t: (t.cycles, -t.tw))
 

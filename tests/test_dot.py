@@ -150,7 +150,7 @@ def test_convolution(case: dict[str, Any], isa: Isa) -> None:
             inputs[residual] = rng.uniform(-9, 9, shape).astype(np.float32)
         weights = {w: numbers(rng, w, -127), zero: np.array(-11 if dtype == "i8" else 131, numpy_dtype(dtype)), **constants}
         algo = check(isa, [Node("ConvInteger", (x, w, zero), (y,), MappingProxyType(attrs)), *nodes], inputs, weights)
-        assert algo.startswith("conv_" if attrs["group"] < c else "depthwise_")
+        assert algo.startswith("depthwise_" if attrs["group"] == c > 1 else "conv_")
 
 
 @pytest.mark.parametrize(("case", "isa"), some([
