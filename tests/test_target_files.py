@@ -126,7 +126,7 @@ def test_the_targets_that_are_promised() -> None:
     assert set(known()) >= {"x86-64-v3", "x86-64-v4", "armv8-a", "cortex-a53", "cortex-a55", "cortex-a72", "cortex-a76", "raspberrypi4"}
 
 
-PARTS = ("opencl-gpu", "cuda-gpu", "ethos-u")
+PARTS = ("opencl-gpu", "cuda-gpu", "ethos-u", "ethos-u65", "ethos-u85")
 """Parts of boards: they have no CPU, and are there to inherit from."""
 
 
@@ -157,7 +157,7 @@ def test_boards_with_units_beside_the_cpu(name: str, unit: str, kind: str) -> No
     machine = find(name)
     assert {u.name: u.kind for u in machine.units.values()} == {"cpu": "cpu", unit: kind}
     assert {"clock", "macs_per_cycle", "bandwidth", "launch", "copy_bandwidth"} <= set(machine.units[unit].facts)
-    convolution = {"dtype": "f32" if kind == "gpu" else "i8", "macs": 10**6, "bytes": 10**4}
+    convolution = {"dtype": "f32" if kind == "gpu" else "i8", "macs": 10**6, "bytes": 10**4, "kernel": 3, "stride": 1}
     assert machine.verdict(unit, "Conv", convolution).cost
     assert not machine.verdict(unit, "Conv", {**convolution, "dtype": "f64"}).runs
 

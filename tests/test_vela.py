@@ -360,3 +360,22 @@ def test_the_driver_looks_at_the_code_first(fake: Fake) -> None:
     assert b"EDGEC_ETHOSU_DEVICES" in fake.message.value
     fake.library.edgec_ethosu_destroy(ctypes.c_void_p(made[0]))
     assert fake.create()
+
+
+@needs_vela
+def test_verify_compares_with_the_rounding_of_the_npu(bundle: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["verify", str(bundle), "--model", str(model)]) == 6
+    assert cli.main(["verify", str(bundle), "--model", str(model), "--simulate-npu"]) == 0
+    said = capsys.readouterr()
+    assert "the reference is edgec's evaluator in numpy, with the rounding of the NPU" in said.out
+    assert "which rounds otherwise, differs in" in said.err
+
+
+@needs_vela
+def test_the_report_shows_what_vela_expects(bundle: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    assert cli.main(["report", str(bundle), "-o", str(page)]) == 0
+    text = page.read_text()
+    assert "NPU npu" in text
+    assert "They were not executed where this bundle was made" in text
+    assert "cycles at 1000 MHz" in text

@@ -94,7 +94,8 @@ def facts(bundle: "Bundle") -> dict[str, Any]:
     """What a build tells as JSON."""
     manifest = bundle.manifest
     return {"bundle": str(bundle.path), "target": manifest["target"]["name"], "kernels": manifest["report"]["kernels"],
-            "macs": manifest["report"]["macs"], "predicted_ms": manifest["report"]["predicted_ms"], **manifest["sizes"]}
+            "macs": manifest["report"]["macs"], "predicted_ms": manifest["report"]["predicted_ms"], **manifest["sizes"],
+            **({"npus": manifest["npus"]} if manifest.get("npus") else {})}
 
 
 def _disabled(args: argparse.Namespace) -> list[str]:

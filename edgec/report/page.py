@@ -5,7 +5,7 @@ from html import escape
 from typing import Any, NamedTuple
 
 from edgec.codegen.manifest import calls
-from edgec.report import study
+from edgec.report import npu, study
 from edgec.report.pictures import arena, flow
 from edgec.report.style import CSS, SORT
 
@@ -37,6 +37,7 @@ def page(manifest: Manifest) -> str:
         _section("Arena", f'<div class="wide">{arena(m)}</div>', "Which bytes of working memory hold what, over the steps of a run. The "
                  "dashed line is the most that is alive at one step, scratch memory of kernels left out: no plan can need less."),
         _section("Graph of kernels", f'<div class="wide">{flow(m)}</div>'),
+        *(_npu(name, facts) for name, facts in m.get("npus", {}).items()),
         _study(m["study"]) if m.get("study") else "",
         _section("Notes", _items(m["notes"]) if m["notes"] else "<p>none</p>"),
         _section("Sizes", _table(("", "bytes"), [[Cell(_words(k)), _count(v)] for k, v in m["sizes"].items()])),
@@ -142,6 +143,15 @@ def _offer(offer: Mapping[str, Any]) -> Cell:
 
 def _us(us: float) -> Cell:
     return Cell(f"{us:.2f}", us)
+
+
+def _npu(name: str, facts: Mapping[str, Any]) -> str:
+    """What runs on an NPU, and what its compiler expects of that."""
+    figures = _table(("", ""), [[Cell(k), _count(v)] for k, v in npu.regions(facts)])
+    rows = [[_count(region), Cell(tensor, style="long"), Cell(operator), _count(cycles), Cell(f"{share:.1%}", share, "share", share),
+             _count(macs)] for region, tensor, operator, cycles, share, macs in npu.layers(facts)]
+    steps = _table(("region", "tensor", "operator", "cycles", "share", "MACs"), rows, sortable=True)
+    return _section(f"NPU {name}", figures + steps, npu.about(facts))
 
 
 def _origin(m: Manifest) -> Iterator[tuple[str, str]]:

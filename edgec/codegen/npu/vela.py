@@ -78,6 +78,14 @@ class Commands:
     figures: Figures
 
 
+class LeftForCpu(UnsupportedModel):
+    """Operators that Vela leaves for the CPU; `reasons` are its words by the name of the tensor that each makes."""
+
+    def __init__(self, message: str, nodes: Sequence[str], reasons: Mapping[str, str]) -> None:
+        super().__init__(message, nodes)
+        self.reasons = dict(reasons)
+
+
 def compiler_version() -> str:
     """Vela's version; ToolMissing when it is not installed."""
     try:
@@ -144,8 +152,8 @@ def _call(model: bytes, npu: Npu, folder: Path, form: str, origins: Mapping[str,
         return
     if refused := _REFUSED.findall(done.stdout):
         lines = [f"  {origins.get(name, name)} ({operator}): {reason}" for operator, name, reason in refused]
-        raise UnsupportedModel("Vela leaves operators for the CPU, though the target says that its NPU runs them:\n" + "\n".join(lines),
-                               [origins.get(name, name) for _, name, _ in refused])
+        raise LeftForCpu("Vela leaves operators for the CPU, though the target says that its NPU runs them:\n" + "\n".join(lines),
+                         [origins.get(name, name) for _, name, _ in refused], {name: reason for _, name, reason in refused})
     said = (done.stderr or done.stdout).strip().splitlines()
     error = EdgecError(f"Vela cannot compile a region for {npu.accelerator}: {said[-1] if said else f'exit code {done.returncode}'}")
     error.add_note(done.stdout + done.stderr)
@@ -205,4 +213,4 @@ def _unpacked(data: bytes) -> Commands:
     return Commands(data[start:end], data[end:], facts["scratch"], facts["fast"], **places, figures=figures)
 
 
-__all__ = ["Commands", "Figures", "Layer", "Place", "compile_model", "compiler_version", "is_installed", "linux_model"]
+__all__ = ["Commands", "Figures", "Layer", "LeftForCpu", "Place", "compile_model", "compiler_version", "is_installed", "linux_model"]
