@@ -13,14 +13,14 @@ from edgec.ir.edit import reads
 from edgec.ir.evaluate import is_pure
 from edgec.ir.graph import Graph, Node, Value
 from edgec.ir.types import Tensor
-from edgec.isa import Gpu, Isa, cpu_isa, devices
+from edgec.isa import Gpu, Isa, Npu, cpu_isa, devices
 from edgec.kernels.base import Operands, Planned
 from edgec.kernels.expr import ELEMENTWISE
 from edgec.kernels.plan import plan, unknown
 from edgec.machine import Target, Unit
 from edgec.pipeline import Context
 from passes import canonicalize, cluster, integers, tflite
-from passes.changes import qdq
+from passes.changes import qdq, tflite_costs
 from passes.changes.tflite_operators import MOVES
 
 _BYTES = ("i8", "u8")
@@ -75,6 +75,7 @@ class _Groups:
         self.images = Operands.of(graph.weights, lambda v: cluster.assumed_view(v, self.isa))
         self.rows = Operands.of(graph.weights, lambda v: v.tensor.view)
         self.quantized = qdq.groups(graph)
+        self.answers = dict[str, tflite_costs.Answer | None]()
         self.integers = self._integers() if self.quantized else {}
 
     def run(self) -> Iterator[Group]:
@@ -148,10 +149,27 @@ class _Groups:
         offers = {cpu.name: Offer(_us(self.isa, cycles))}
         for unit in others:
             offer = self._elsewhere(unit, [n for n in nodes if n.op not in _LINEAR], anchor, facts, None)
-            if offer.us < inf and unit.facts.get("compiler") == tflite.COMPILER and (why := tflite.refusal(quantized, self.graph.weights)):
-                offer = Offer(inf, f"{unit.name} cannot run {anchor.label}: {why}")
-            offers[unit.name] = offer
+            offers[unit.name] = self._as_compiled(unit, quantized, offer) if unit.facts.get("compiler") == tflite.COMPILER else offer
         return Group(nodes, anchor, offers)
+
+    def _as_compiled(self, unit: Unit, quantized: qdq.Group, offer: Offer) -> Offer:
+        """An offer as the compiler of an NPU sees it: its cycles, where it is installed, or why it refuses."""
+        anchor = quantized.anchor
+        if offer.us == inf:
+            return offer
+        answer = self._answer(unit)
+        why = tflite.refusal(quantized, self.graph.weights) if answer is None else answer.refused.get(anchor, "")
+        if why:
+            return Offer(inf, f"{unit.name} cannot run {anchor.label}: {why}")
+        return offer if answer is None else Offer(answer.cycles[anchor] / self.target.clock(unit) * 1e6)
+
+    def _answer(self, unit: Unit) -> tflite_costs.Answer | None:
+        """What the compiler of an NPU says of all quantized operators together; None where it is not installed."""
+        if unit.name not in self.answers:
+            npu = self.devices.get(unit.name)
+            asked = isinstance(npu, Npu) and tflite_costs.can_ask()
+            self.answers[unit.name] = tflite_costs.ask(self.quantized, self.graph.weights, npu) if asked and isinstance(npu, Npu) else None
+        return self.answers[unit.name]
 
     def _integers(self) -> dict[str, float]:
         """The cycles of the kernels that the CPU would compute quantized groups with, by the name of the integers that they make.

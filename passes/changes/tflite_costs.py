@@ -1,10 +1,11 @@
 """What quantized operators cost on an NPU by its own compiler, which is asked once about all of them together."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgec.codegen.npu import tflite, vela
+from edgec.ir.edit import prune
 from edgec.ir.graph import Array, Graph, Node, Value
 from edgec.isa import Npu
 from passes.changes.qdq import Group
@@ -19,6 +20,11 @@ class Answer:
 
     cycles: Mapping[Node, float]
     refused: Mapping[Node, str]
+
+
+def can_ask() -> bool:
+    """Whether Vela is installed."""
+    return vela.is_installed()
 
 
 def ask(groups: Iterable[Group], weights: Mapping[Value, Array], npu: Npu, cache: Path | None = None) -> Answer:
@@ -45,8 +51,8 @@ def ask(groups: Iterable[Group], weights: Mapping[Value, Array], npu: Npu, cache
 
 
 def _together(groups: Iterable[Group], weights: Mapping[Value, Array]) -> tuple[Graph, dict[str, Node], dict[Node, str]]:
-    """One model of all groups: what nobody reads in it is a result. Also which operator makes a tensor, and what cannot be written."""
-    body, owner, refused = Body(), dict[str, Node](), dict[Node, str]()
+    """One model of all groups, whose results are what none of them reads. Also who makes a tensor, and what cannot be written."""
+    body, made, refused = Body(), dict[Group, list[Node]](), dict[Node, str]()
     for group in groups:
         before = len(body.nodes)
         try:
@@ -55,11 +61,13 @@ def _together(groups: Iterable[Group], weights: Mapping[Value, Array]) -> tuple[
             del body.nodes[before:]
             refused[group.anchor] = str(why)
             continue
-        owner |= {n.output.name: group.anchor for n in body.nodes[before:]}
-    read = {v for n in body.nodes for v in n.inputs}
-    results = [n.output for n in body.nodes if n.output not in read]
-    entered = [v for v, _ in body.entries.values() if v in read]
-    return body.graph("all", entered, results), owner, refused
+        made[group] = body.nodes[before:]
+    reads, inside = {v for g in made for v in g.reads}, {v for n in body.nodes for v in n.inputs}
+    results = [n.output for g, nodes in made.items() if not reads.issuperset(g.makes) for n in nodes if n.output not in inside]
+    graph = prune(body.graph("all", [v for v, _ in body.entries.values()], results))
+    used = {v for n in graph.nodes for v in n.inputs}
+    owner = {n.output.name: g.anchor for g, nodes in made.items() for n in nodes}
+    return replace(graph, inputs=tuple(v for v in graph.inputs if v in used)), owner, refused
 
 
 def _shared(layers: Iterable[vela.Layer], owner: Mapping[str, Node]) -> dict[Node, float]:
