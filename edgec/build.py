@@ -21,9 +21,10 @@ from edgec.codegen.schedule import Schedule, schedule
 from edgec.codegen.units import unit_codes
 from edgec.cost import energy
 from edgec.errors import Cancelled, EdgecError, UsageError
+from edgec.fitting import Fitted, Fitting
 from edgec.interface import Interface, of
 from edgec.ir.edit import without
-from edgec.ir.graph import Graph
+from edgec.ir.graph import Array, Graph
 from edgec.isa import Isa, cpu_isa, devices
 from edgec.kernels.base import KernelPlan
 from edgec.lang import text
@@ -59,7 +60,9 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
     cache: Path | None = None, progress: Progress | None = None, cancelled: Callable[[], bool] | None = None, watch: Watch | None = None,
     disabled: Sequence[str] = (), limit: int | None = None, notes: list[str] | None = None,
     interface: Interface | Mapping[str, Mapping[str, Any]] | None = None, rank: str | float | None = None,
-    calibrate: sampling.Source | None = None, int8: bool = False, units: Sequence[str] = (), place: Mapping[str, str] | None = None,
+    calibrate: sampling.Source | None = None, int8: bool = False, max_drop: float | None = None, min_cosine: float | None = None,
+    labels: str | Path | Array | None = None, metric: str | None = None, evaluate: str | Callable[..., Any] | None = None,
+    units: Sequence[str] = (), place: Mapping[str, str] | None = None,
 ) -> Bundle:
     """Build a model (path, bytes, ModelProto, or the path of a textual graph) and write the bundle; returns it, opened but not loaded.
 
@@ -68,7 +71,9 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
     `interface` says how callers see inputs and outputs, such as `{"x": {"type": "u8", "layout": "NHWC", "mean": (123.7, 116.3, 103.5)}}`
     (edgec/interface.py).
     `rank` makes layers low-rank: "auto", a ratio such as 2.0, or "fc1=32" (passes/factorize.py); `int8` quantizes them
-    (passes/quantize.py); `calibrate` names the samples that they are fitted to (edgec/calibrate.py).
+    (passes/quantize.py); `calibrate` names the samples that they are fitted to (edgec/calibrate.py). With `max_drop` or `min_cosine`,
+    layers stay as they are where that is needed to keep accuracy (edgec/study/budget.py): by `labels` and a `metric`, by `evaluate`, a
+    function of your own (edgec/score.py), else by agreement with the unchanged model.
     `units` lists the units of the target that may be used: without the CPU among them, it runs only what the others cannot. `place` puts
     nodes on units: `{"conv1": "cpu", "layer4*": "gpu"}` (passes/partition.py). Raises the errors of edgec.errors; nothing is half-written.
     """
@@ -89,10 +94,10 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
         raise UsageError(f"{machine.name} has no operating system and so no threads: {threads} are too many")
     toolchain.find(triple, cc)  # a missing compiler is told now, not when everything else is done
     faces = interface if isinstance(interface, Interface) else of(interface or {}, graph)
-    feeds = samples_for(graph, rank, calibrate, notes, interface=faces, int8=int8)
+    wanted = Fitting(None if rank is None else str(rank), int8, (), calibrate, max_drop, min_cosine, labels, metric, evaluate)
+    fitted = wanted.resolve(graph, machine, notes, interface=faces, optimize_for=optimize_for, progress=tell)
     made = compile_graph(graph, machine, name, progress=progress, cancelled=cancelled, watch=watch, disabled=disabled, limit=limit,
-                         optimize_for=optimize_for, interface=faces, rank=rank, samples=feeds, cache=cache, int8=int8,
-                         units=units, place=place)
+                         optimize_for=optimize_for, interface=faces, cache=cache, fitted=fitted, units=units, place=place)
     fit.check(fit.uses(made.schedule.program, 0, machine.memories), machine.name)
     said = list[str]()                                         # about this machine's cache: no part of the bundle
     with _reproducible(graph, machine, watch):
@@ -106,10 +111,9 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
                  passes=tuple(dict.fromkeys(s for s, _ in made.context.times)),
                  options={"threads": threads, "optimize_for": optimize_for, "exact": exact, "dims": dict(dims or {}),
                           "shapes": {k: list(v) for k, v in (shapes or {}).items()},
-                          "inputs": list(inputs or ()), "outputs": list(outputs or ()), **({} if rank is None else {"rank": str(rank)}),
-                          **({"int8": True} if int8 else {}), **placing(units, place)},
+                          "inputs": list(inputs or ()), "outputs": list(outputs or ()), **fitted.options(), **placing(units, place)},
                  extra={"notes": [*notes, *made.context.notes], "report": report(made), "npus": npu.facts(made.regions),
-                        "input_ranges": ranges(graph), **faces.facts(), **made.context.facts})
+                        "input_ranges": ranges(graph), **faces.facts(), **made.context.facts, **fitted.facts})
     notes += [*made.context.notes, *said]
     tell("bundle", 1, 1)
     return Bundle(folder)
@@ -127,37 +131,22 @@ def read(
     return import_model(model, shapes=shapes, dims=dims, inputs=inputs or (), outputs=outputs or (), static=static, notes=notes)
 
 
-def samples_for(graph: Graph, rank: str | float | None, calibrate: sampling.Source | None, notes: list[str], *,
-                interface: Interface | None = None, int8: bool = False) -> Sequence[Mapping[str, Any]]:
-    """The inputs that layers are fitted to; UsageError for samples that nothing is fitted to, and for `int8` without any."""
-    if calibrate is None:
-        if int8:
-            raise UsageError("--int8 takes the ranges of tensors from samples of what the model will see: say --calibrate")
-        return ()
-    if rank is None and not int8:
-        raise UsageError("samples are given (--calibrate), but nothing that would be fitted to them: say --rank or --int8")
-    if interface is not None and interface.options():
-        raise UsageError("--calibrate takes samples of the model's own inputs, which cannot have other types or layouts at the same time")
-    found = sampling.load(calibrate, graph.inputs)
-    notes += found.warnings
-    return found.feeds
-
-
 def compile_graph(  # noqa: PLR0913  one keyword for each flag of the command line
     graph: Graph, target: str | Path | Target, name: str, *, progress: Progress | None = None, cancelled: Callable[[], bool] | None = None,
     watch: Watch | None = None, disabled: Sequence[str] = (), limit: int | None = None, optimize_for: str = "speed",
-    interface: Interface | None = None, rank: str | float | None = None, samples: Sequence[Mapping[str, Any]] = (),
-    cache: Path | None = None, int8: bool = False, units: Sequence[str] = (), place: Mapping[str, str] | None = None,
+    interface: Interface | None = None, cache: Path | None = None, fitted: Fitted | None = None, units: Sequence[str] = (),
+    place: Mapping[str, str] | None = None,
 ) -> Built:
     """All passes and the schedule: everything but machine code."""
     machine = target if isinstance(target, Target) else find(target)
-    context = Context(machine, frozenset(disabled), limit, samples=samples)
+    asked = fitted or Fitted()
+    context = Context(machine, frozenset(disabled), limit, samples=asked.samples)
     tell = _teller(progress, cancelled)
     passes = access.module("passes.catalog")
     watch = watch or Watch()
     told = Watch(watch.verify, watch.dump, watch.stop_after, watch.crashes, lambda step: tell(step, 0, 1))
-    steps = passes.pipeline(None if rank is None else str(rank), interface.options() if interface else None, placing(units, place),
-                            int8=int8)
+    steps = passes.pipeline(asked.rank, interface.options() if interface else None, placing(units, place), int8=asked.int8,
+                            keep=asked.keep)
     final = run_passes(graph, steps, passes.CATALOG, context, told)
     isa = cpu_isa(machine)
     if optimize_for == "size":

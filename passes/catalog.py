@@ -48,7 +48,7 @@ _ROWS: Iterable[Pass] = (
          before={"promote": "it fits f32 weights, and tells which layers store others",
                  "cluster": "regions grow from the nodes that a layer is made of"}),
     Pass("quantize", "Quantized operators in one form: DequantizeLinear, an operator of reals, QuantizeLinear.", quantize.run,
-         options={"int8": False}, rewrites=quantize.rewrites,
+         options={"int8": False, "keep": ""}, rewrites=quantize.rewrites,
          after={"legalize": "operators of integers have their borders from there",
                 "factorize": "layers are fitted with reals"},
          before={"integers": "it reads this form"}),
@@ -88,18 +88,19 @@ DEFAULT = f"{PORTABLE},partition,{_KERNELS}"
 
 
 def pipeline(rank: str | None = None, interface: Mapping[str, str] | None = None, partition: Mapping[str, str] | None = None, *,
-             int8: bool = False) -> str:
+             int8: bool = False, keep: Iterable[str] = ()) -> str:
     """A build with low-rank layers, another interface, a say in what runs where, and layers that are quantized.
 
     `rank` is auto, a ratio, or ranks of layers, None for none; `interface` and `partition` hold the options of these passes; `int8`
-    quantizes layers.
+    quantizes layers, except for those in `keep`.
     """
-    first = [_step("interface", interface)] if interface else []
-    low_rank = [_step("factorize", {"rank": rank})] if rank is not None else []
-    quantize = "quantize{int8=true}" if int8 else "quantize"
-    return ",".join([*first, _PLAIN, *low_rank, quantize, _step("partition", partition or {}), _KERNELS])
+    first = [step("interface", interface)] if interface else []
+    low_rank = [step("factorize", {"rank": rank})] if rank is not None else []
+    integers = step("quantize", {"int8": True, "keep": quantize.KEEP.join(keep)}) if int8 else "quantize"
+    return ",".join([*first, _PLAIN, *low_rank, integers, step("partition", partition or {}), _KERNELS])
 
 
-def _step(name: str, options: Mapping[str, str]) -> str:
-    said = [f'{k}="' + v.replace("\\", "\\\\").replace('"', '\\"') + '"' for k, v in options.items()]
+def step(name: str, options: Mapping[str, str | bool]) -> str:
+    """One step of a pipeline with options that are texts or truth values; empty ones are left out."""
+    said = [f"{k}=true" if v is True else f'{k}="' + v.replace("\\", "\\\\").replace('"', '\\"') + '"' for k, v in options.items() if v]
     return f"{name}{{{', '.join(said)}}}" if said else name

@@ -122,14 +122,12 @@ class _Factorize:
             if node in self.sites:
                 layer = self._layer(node, walk.read(node))
                 self.results[node] = layer.split(layer.results, len(walk.known)) if walk.known else []
-                if isinstance(self.wanted.every, float):                # one layer alone shares its weights with none
-                    size = layer.weight.size
-                    curves[node] = self._curve(node, layer, self.wanted.every) if len(self.sites) > 1 else [(size, 0.0)]
+                if isinstance(self.wanted.every, float):
+                    curves[node] = self._curve(node, layer, self.wanted.every)
             if node is not nodes[-1]:
                 walk.go(node, (node,), {})
         if isinstance(self.wanted.every, float):
-            self.budgets = share(curves, self.wanted.every, _SMALL) if len(curves) > 1 else {
-                n: int(points[0][0] / self.wanted.every) for n, points in curves.items()}
+            self.budgets = share(curves, self.wanted.every, _SMALL)
         walk = _Walk(self.graph, self.context.samples)
         instead, weights = dict[Node, tuple[Node, ...]](), dict[Value, Array]()
         for node in nodes:

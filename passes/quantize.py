@@ -4,7 +4,8 @@ However a model writes them, they have this form afterwards; with `int8`, a mode
 (`changes/post_training.py`). The result is plain ONNX that any runtime runs. `changes/qdq.py` reads it.
 """
 
-from collections.abc import Iterable
+import difflib
+from collections.abc import Collection, Iterable
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from passes.changes.post_training import Insertion, corrected, observe, scales
 from passes.changes.qdq import separate
 
 _LAYER, _EQUAL, _BIAS = "quantize-layer", "equalize-channels", "correct-bias"
+KEEP = "|"
+"""Between the names of layers that stay as they are, in the option `keep`."""
 _BORDERS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 
 
@@ -51,6 +54,15 @@ def _expanded(graph: Graph, context: Context) -> Graph:
     return absorb.run(prune(splice(graph, instead, weights)), context) if instead else graph
 
 
+def _check(keep: Collection[str], graph: Graph) -> None:
+    """UsageError for a layer to keep that is not there."""
+    known = [n.origin or n.output.name for n in graph.nodes if n.op in quantizable.LAYERS]
+    for name in keep:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise UsageError(f"keep={name}: no layer is called so" + (f"; did you mean {near[0]}?" if near else ""))
+
+
 def _quantized(graph: Graph, context: Context) -> Graph:
     """The graph quantized after its training."""
     if any(n.op in _BORDERS for n in graph.nodes):
@@ -59,7 +71,9 @@ def _quantized(graph: Graph, context: Context) -> Graph:
     if not context.samples:
         raise UsageError("int8 needs samples of what the model will see: give --calibrate")
     graph = _expanded(graph, context)
-    plan = quantizable.plan(graph)
+    keep = frozenset(filter(None, str(context.options.get("keep", "")).split(KEEP)))
+    _check(keep, graph)
+    plan = quantizable.plan(graph, keep)
     for node, reason in plan.kept.items():
         context.note(f"int8: {node.origin or node.output.name} stays in f32: {reason}")
     layers = [n for n in graph.nodes if n in plan.nodes and n.op in quantizable.LAYERS]
@@ -75,7 +89,7 @@ def _quantized(graph: Graph, context: Context) -> Graph:
         for pair in changed:
             context.did(_EQUAL, pair.first)
         context.note(f"int8: the channels of {', '.join(p.first.origin or p.first.output.name for p in changed)} are equalized")
-        graph, plan = equal, quantizable.plan(equal)
+        graph, plan = equal, quantizable.plan(equal, keep)
         seen = observe(graph, context.samples, set(plan.stored), set(), results)
     insertion = Insertion(graph, plan, scales(graph, plan, seen.ranges))
     made = insertion.run()

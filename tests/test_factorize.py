@@ -244,3 +244,19 @@ def test_a_factored_bundle_runs(tmp_path: Path) -> None:
     assert any("times fewer weights" in n for n in notes)
     assert bundle.manifest["options"]["rank"] == "2.0"
     assert pipeline() == module("passes.catalog").DEFAULT
+
+
+def test_a_layer_may_be_told_how_many_times_fewer_weights_it_has() -> None:
+    net = parse(NET)
+    made, context = factored(net, "conv=/2,fc=/3.5", samples(net, 40))
+    sizes = {n.origin: sum(made.weights[v].size for m in made.nodes if m.origin == n.origin for v in m.inputs
+                           if v is not None and v in made.weights and made.weights[v].ndim > 1) for n in made.nodes if n.origin}
+    assert 0.8 * 24 * 8 * 9 / 2 < sizes["conv"] <= 24 * 8 * 9 / 2
+    assert 0.8 * 324 * 20 / 3.5 < sizes["fc"] <= 324 * 20 / 3.5
+    assert sizes["point"] == 16 * 24
+    small, context = factored(net, "point=/300")
+    assert small is net
+    assert any("1 of its 384 weights are not enough for rank 1" in n for n in context.notes)
+    for wrong in ("conv=/1", "conv=/x", "conv=/2,conv=3", "conv=2,conv=/2"):
+        with pytest.raises(UsageError, match="--rank conv="):
+            factored(net, wrong)

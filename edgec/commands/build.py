@@ -12,10 +12,9 @@ from edgec.commands.files import write
 from edgec.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from edgec.build import Built
     from edgec.bundle import Bundle
+    from edgec.fitting import Fitted
     from edgec.ir.graph import Graph
     from edgec.target import Target
 
@@ -39,11 +38,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     options.model_options(parser)
     options.interface_options(parser)
     options.unit_options(parser)
-    group = parser.add_argument_group("compression")
-    group.add_argument("--rank", metavar="auto|RATIO|LAYER=R,…", help="make layers low-rank: those where it pays on the target and "
-                          "loses little, RATIO times fewer weights in all, or these ranks")
-    group.add_argument("--int8", action="store_true", help="quantize layers: weights and activations become bytes, sums are integers")
-    group.add_argument("--calibrate", metavar="SAMPLES", help="fit both to these inputs: a .npz, a folder, or module:function")
+    options.fitting_options(parser)
     debug = parser.add_argument_group("to look inside")
     debug.add_argument("--dump", type=Path, metavar="DIR", help="write the graph after each pass, as 03-absorb.edge")
     debug.add_argument("--time", action="store_true", help="print how long each step took")
@@ -83,7 +78,8 @@ def _build(args: argparse.Namespace, output: Path | None, console: Console) -> t
     made = build(args.model, args.target, output, **options.binding(args), threads=args.threads, optimize_for=args.optimize,
                  exact=args.exact, name=args.name, cc=args.cc, jobs=args.jobs, progress=console.progress, watch=Watch(dump=args.dump),
                  disabled=_disabled(args), limit=args.limit, notes=notes, interface=options.interface(args),
-                 rank=args.rank, calibrate=args.calibrate, int8=args.int8, units=args.units, place=options.place(args))
+                 rank=args.rank, calibrate=args.calibrate, int8=args.int8, max_drop=args.max_drop, min_cosine=args.min_cosine,
+                 labels=args.labels, metric=args.metric, evaluate=args.eval, units=args.units, place=options.place(args))
     console.end()
     for note in notes:
         console.note(note)
@@ -146,15 +142,14 @@ def _compiled(args: argparse.Namespace, machine: "Target", console: Console) -> 
     graph = _imported(args, console)
     return compile_graph(graph, machine, args.name or args.model.stem, progress=console.progress,
                          watch=Watch(dump=args.dump), disabled=_disabled(args), limit=args.limit, optimize_for=args.optimize,
-                         interface=options.interface(args), rank=args.rank, samples=_samples(graph, args, console), int8=args.int8,
-                         units=args.units, place=options.place(args))
+                         interface=options.interface(args), fitted=_fitted(graph, machine, args, console), units=args.units,
+                         place=options.place(args))
 
 
-def _samples(graph: "Graph", args: argparse.Namespace, console: Console) -> "Sequence[Mapping[str, Any]]":
-    from edgec.build import samples_for  # noqa: PLC0415
-
+def _fitted(graph: "Graph", machine: "Target", args: argparse.Namespace, console: Console) -> "Fitted":
     notes: list[str] = []
-    found = samples_for(graph, args.rank, args.calibrate, notes, interface=options.interface(args), int8=args.int8)
+    found = options.fitting(args).resolve(graph, machine, notes, interface=options.interface(args), optimize_for=args.optimize,
+                                          progress=console.progress)
     for note in notes:
         console.note(note)
     return found
@@ -169,8 +164,10 @@ def _final(args: argparse.Namespace, machine: "Target", console: Console) -> "Gr
     known = access.module("passes.catalog")
     watch = Watch(dump=args.dump, stop_after=args.stop_after, progress=lambda step: console.progress(step, 0, 1))
     graph = _imported(args, console)
-    context = Context(machine, frozenset(_disabled(args)), args.limit, samples=_samples(graph, args, console))
-    steps = known.pipeline(args.rank, options.interface(args).options(), placing(args.units, options.place(args)), int8=args.int8)
+    fitted = _fitted(graph, machine, args, console)
+    context = Context(machine, frozenset(_disabled(args)), args.limit, samples=fitted.samples)
+    steps = known.pipeline(fitted.rank, options.interface(args).options(), placing(args.units, options.place(args)), int8=fitted.int8,
+                           keep=fitted.keep)
     final = run_passes(graph, steps, known.CATALOG, context, watch)
     for note in context.notes if args.rank is not None or args.int8 else ():
         console.note(note)

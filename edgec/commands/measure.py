@@ -27,17 +27,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
                         "images, or module:function")
     parser.add_argument("--reference", type=Path, metavar="MODEL", help="compare with what this model makes of them: agreement, cosine, "
                         "signal-to-noise")
-    score_options(parser.add_argument_group("score"))
+    options.score_options(parser.add_argument_group("score"))
     parser.add_argument("--threads", type=options.positive, metavar="N", help="of a bundle (default: what it was built for)")
     options.model_options(parser)
-
-
-def score_options(group: "argparse._ArgumentGroup") -> None:
-    """What says how good results are."""
-    group.add_argument("--labels", type=Path, metavar="y.npy", help="the right class of each sample: integers [N]")
-    group.add_argument("--metric", choices=("top1",), help="what is counted with labels (default: top1)")
-    group.add_argument("--eval", metavar="MODULE:FUNCTION", help="a score of your own: called with the results by output, [N, ...], and "
-                       "the numbers of their samples, it returns a number that is larger the better they are")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

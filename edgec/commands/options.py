@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from edgec.errors import UsageError
 
 if TYPE_CHECKING:
+    from edgec.fitting import Fitting
     from edgec.interface import Interface
 
 
@@ -61,6 +62,39 @@ def interface(args: argparse.Namespace) -> "Interface":
     from edgec.interface import FLAGS, read  # noqa: PLC0415 - brings numpy along
 
     return read({flag: getattr(args, flag) for flag in FLAGS})
+
+
+def fitting_options(parser: argparse.ArgumentParser) -> None:
+    """What makes layers smaller, by samples, and what that may cost."""
+    group = parser.add_argument_group("compression")
+    group.add_argument("--rank", metavar="auto|RATIO|LAYER=R,...", help="make layers low-rank: those where it pays on the target and "
+                       "loses little, RATIO times fewer weights in all, or these ranks (/2: half of the weights)")
+    group.add_argument("--int8", action="store_true", help="quantize layers: weights and activations become bytes, sums are integers")
+    group.add_argument("--calibrate", metavar="SAMPLES", help="fit both to these inputs: a .npz, a folder, or module:function")
+    group.add_argument("--max-drop", type=share, metavar="X", help="keep layers as they are so that at most this share of the score (0.01 "
+                       "or 1%%) is lost on samples held out; without a score, of agreement with the model; exit code 4 when that cannot be")
+    group.add_argument("--min-cosine", type=float, metavar="C", help="the same for the cosine between results with and without (0.999)")
+    score_options(group)
+
+
+def score_options(group: "argparse._ArgumentGroup") -> None:
+    """What says how good results are."""
+    group.add_argument("--labels", type=Path, metavar="y.npy", help="the right class of each sample: integers [N]")
+    group.add_argument("--metric", choices=("top1",), help="what is counted with labels (default: top1)")
+    group.add_argument("--eval", metavar="MODULE:FUNCTION", help="a score of your own: called with the results by output, [N, ...], and "
+                       "the numbers of their samples, it returns a number that is larger the better they are")
+
+
+def fitting(args: argparse.Namespace) -> "Fitting":
+    """What `fitting_options` were given."""
+    from edgec.fitting import Fitting  # noqa: PLC0415 - slow to load
+
+    return Fitting(args.rank, args.int8, (), args.calibrate, args.max_drop, args.min_cosine, args.labels, args.metric, args.eval)
+
+
+def share(text: str) -> float:
+    """A share such as 0.01 or 1%."""
+    return float(text[:-1]) / 100 if text.endswith("%") else float(text)
 
 
 def binding(args: argparse.Namespace) -> dict[str, Any]:

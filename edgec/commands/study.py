@@ -70,7 +70,7 @@ def _shown(made: "Study") -> str:
         lines.append(f"~ a predicted time that no kernel has yet: {'; '.join(guesses)}")
     lines.append(f"energy by the table {made.table}: trust ratios, not values")
     lines += [f"left out: {name}: {why}" for name, why in made.skipped.items()]
-    lines += [f"all layers, {edit}: {_sum(made, edit)}" for edit in made.edits]
+    lines += [f"all layers, {edit.name}: {_sum(made, edit.name)}" for edit in made.edits]
     first = made.ranking[0]
     if first.worst:
         lines.append(f"breaks first: {first.name}, which loses {first.score:.0f} times as much as the middle layer with {first.worst}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from edgec import access
 from edgec.cost import energy, kernel_cycles, predicted_us
 from edgec.errors import UnsupportedModel
-from edgec.ir.graph import Graph
+from edgec.ir.graph import Graph, Node
 from edgec.isa import Isa, cpu_isa
 from edgec.kernels.base import KernelPlan, Operands
 from edgec.kernels.plan import plan
@@ -16,9 +16,7 @@ from edgec.study.layers import Layer
 from edgec.target import Target
 
 TABLE = "45nm"
-_KERNELS = "promote,canonicalize,cluster"
-_DOT, _WIDENED = 4.0, 2.0
-"""Times as many multiply-accumulates of bytes as of f32 in a cycle, with an instruction that adds four products and without one."""
+_KERNELS = "integers,promote,canonicalize,cluster"
 _SCATTERED = {"memory": 2.2, "lane": 1.3}
 """How much longer a weight takes in a sparse kernel than in a dense one: both take as long at 55 % zeros (x86) and 22 % (aarch64)."""
 _PLACE = 1.0
@@ -46,13 +44,8 @@ class Prices:
         plans = list(_plans(graph, self.target, self.isa))
         stored = float(sum(a.nbytes for a in graph.weights.values()))
         moved, computing, macs = (float(sum(getattr(p, what) for p in plans)) for what in ("bytes", "cycles", "macs"))
-        dtype, density = "f32", 1.0
-        if edited is not None and edited.guessed:
-            dtype, density = edited.dtype, edited.density
-        if dtype == "i8":
-            computing /= _DOT if self.isa.fact("int8_dot") else _WIDENED
-            stored, moved = stored / 4, moved / 4
-        elif density < 1:
+        dtype, density = ("f32", 1.0) if edited is None else (edited.dtype, edited.density)
+        if density < 1:
             weights = layer.weight.nbytes
             kept = density * (weights + _PLACE * layer.weight.size)
             stored, moved = stored - weights + kept, moved - weights + kept
@@ -68,9 +61,16 @@ def _plans(graph: Graph, target: Target, isa: Isa) -> Iterator[KernelPlan]:
     made = run_passes(graph, _KERNELS, access.module("passes.catalog").CATALOG, Context(target))
     operands = Operands.of(made.weights, lambda v: cluster.assumed_view(v, isa))
     for node in made.nodes:
-        if node.op in cluster.VIEWS or all(v in made.weights for v in node.inputs):
+        known = all(v in made.weights for v in node.inputs)
+        if known or node.op in cluster.VIEWS or _is_border(node, made):
             continue
         found = plan(node, isa, operands)
         if isinstance(found, str):
             raise UnsupportedModel(f"no kernel can be made for {node.label}: {found}", [node.label])
         yield found.plan
+
+
+def _is_border(node: Node, graph: Graph) -> bool:
+    """Whether a kernel makes bytes of what the layer reads, which in a net comes in bytes."""
+    nodes = node.attrs["body"].nodes if node.op == "edgec.Fused" else (node,)
+    return node.inputs[0] in graph.inputs and all(n.op in ("QuantizeLinear", "Cast", "BitwiseXor") for n in nodes)

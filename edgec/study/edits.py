@@ -19,9 +19,6 @@ from edgec.pipeline import Context, run_passes
 from edgec.study.layers import Layer
 from edgec.target import Target
 
-_LEVELS = 255
-_MOST = 127
-
 
 @dataclass(frozen=True)
 class Edited:
@@ -50,7 +47,9 @@ def low_rank(ratio: float) -> Callable[[Layer, Sequence[Array], Target], Edited 
     def make(layer: Layer, rows: Sequence[Array], target: Target) -> Edited | str:
         feeds = [{layer.alone.inputs[0].name: r} for r in rows]
         context = Context(target, samples=feeds)
-        made = run_passes(layer.alone, f'factorize{{rank="{ratio}"}}', access.module("passes.catalog").CATALOG, context)
+        if "," in layer.name or '"' in layer.name:
+            return "its name cannot be written behind --rank"
+        made = run_passes(layer.alone, f'factorize{{rank="{layer.name}=/{ratio:g}"}}', access.module("passes.catalog").CATALOG, context)
         if made is layer.alone:
             return next((n.rpartition(": ")[2] for n in context.notes if "stays as it is" in n), "nothing is gained")
         return Edited(made)
@@ -58,25 +57,13 @@ def low_rank(ratio: float) -> Callable[[Layer, Sequence[Array], Target], Edited 
     return make
 
 
-def integers(layer: Layer, rows: Sequence[Array], _: Target) -> Edited | str:
-    """Weights of 8 bits with a scale for each channel, and an input of 8 bits with one scale and zero point."""
-    axis = _channel(layer)
-    if axis is None:
-        return "its weight is no matrix of channels"
-    others = tuple(i for i in range(layer.weight.ndim) if i != axis)
-    scale = np.abs(layer.weight).max(others, keepdims=True) / _MOST
-    scale = np.where(scale == 0, 1, scale)
-    low, high = min(0.0, *(float(r.min()) for r in rows)), max(0.0, *(float(r.max()) for r in rows))
-    step = np.float32((high - low) / _LEVELS or 1.0)
-    x = layer.alone.inputs[0]
-    small, read = Value(f"{x.name}.u8", Tensor("u8", x.dims)), Value(f"{x.name}.read", x.type)
-    constants: dict[Value, Array] = {
-        Value(f"{x.name}.step", Tensor("f32", ())): np.array(step),
-        Value(f"{x.name}.zero", Tensor("u8", ())): np.array(np.clip(np.rint(-low / step), 0, _LEVELS), np.uint8)}
-    nodes = (Node("QuantizeLinear", (x, *constants), (small,)), Node("DequantizeLinear", (small, *constants), (read,)),
-             replace(layer.node, inputs=(read, *layer.node.inputs[1:])))
-    made = replace(_reweighted(layer, np.rint(layer.weight / scale) * scale), nodes=nodes)
-    return Edited(replace(made, weights={**made.weights, **constants}), "i8", guessed="integer kernels are not planned yet")
+def integers(layer: Layer, rows: Sequence[Array], target: Target) -> Edited | str:
+    """Weights and activations of 8 bits, by the pass that quantizes."""
+    context = Context(target, samples=[{layer.alone.inputs[0].name: r} for r in rows])
+    made = run_passes(layer.alone, "quantize{int8=true}", access.module("passes.catalog").CATALOG, context)
+    if all(n.op != "QuantizeLinear" for n in made.nodes):
+        return next((n.rpartition(": ")[2] for n in context.notes if "stays in f32" in n), "nothing of it is quantized")
+    return Edited(made, "i8")
 
 
 def sparse(zeros: float) -> Callable[[Layer, Sequence[Array], Target], Edited | str]:
@@ -107,13 +94,6 @@ def half(layer: Layer, _: Sequence[Array], __: Target) -> Edited | str:
 def _reweighted(layer: Layer, weight: Array) -> Graph:
     w = layer.node.inputs[1]
     return replace(layer.alone, weights={v: np.asarray(weight, np.float32) if v is w else a for v, a in layer.alone.weights.items()})
-
-
-def _channel(layer: Layer) -> int | None:
-    """The axis of the weight that counts results."""
-    if layer.node.op in ("Conv", "ConvTranspose"):
-        return 0 if layer.node.op == "Conv" else 1
-    return None if layer.weight.ndim != 2 else 0 if layer.node.attrs.get("transB") else 1  # noqa: PLR2004  a matrix
 
 
 EDITS: Mapping[str, Edit] = MappingProxyType({e.name: e for e in (

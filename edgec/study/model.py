@@ -38,7 +38,8 @@ def examine(  # noqa: PLR0913  one keyword for each flag of the command line
     name = Path(model).stem if isinstance(model, str | Path) else graph.name
     whole = compile_graph(graph, machine, name or "model", progress=progress)
     plain = run_passes(graph, known.PORTABLE, known.CATALOG, Context(machine))
-    made = study(plain, machine, found.feeds, model=name, count=found.count, edits=edits, warnings=found.warnings, progress=progress)
+    made = study(plain, machine, found.feeds, model=name, count=found.count, edits=[EDITS[e] for e in edits], warnings=found.warnings,
+                 progress=progress)
     return replace(made, total_us=report(whole)["predicted_ms"] * 1e3)
 
 

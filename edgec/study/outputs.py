@@ -7,6 +7,7 @@ from math import inf, log10, sqrt
 import numpy as np
 from scipy.special import erfc
 
+from edgec.calibrate import cosine
 from edgec.ir.graph import Array
 
 _NOTHING = 1e-30
@@ -45,6 +46,14 @@ class Outputs:
     def spread(self) -> tuple[float, ...]:
         """The power of what distinguishes the rows; of a single row, of what distinguishes its elements."""
         return tuple(max(float(np.square(a - a.mean(0 if len(a) > 1 else None)).sum()), _NOTHING) for a in self.arrays)
+
+    def changed(self, other: "Outputs") -> float:
+        """The share of rows whose largest element is another one in other results, of the output where that is most."""
+        return max((float((a.argmax(1) != b.argmax(1)).mean()) for a, b in zip(self.arrays, other.arrays, strict=True)), default=0.0)
+
+    def alike(self, other: "Outputs") -> float:
+        """The cosine between these and other results, of the output where it is least."""
+        return min((cosine(a, b) for a, b in zip(self.arrays, other.arrays, strict=True)), default=1.0)
 
     def lost(self, noise: Sequence[float]) -> float:
         """The share of what distinguishes the rows that noise is as large as, summed over the outputs."""

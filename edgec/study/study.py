@@ -83,7 +83,7 @@ class Study:
     layers: tuple[Studied, ...]
     skipped: Mapping[str, str]
     outputs: Outputs
-    edits: tuple[str, ...]
+    edits: tuple[Edit, ...]
     warnings: tuple[str, ...] = ()
     table: str = TABLE
     total_us: float = 0.0
@@ -97,7 +97,7 @@ class Study:
         """Everything as JSON knows it."""
         return {
             "model": self.model, "target": self.target, "samples": self.samples, "probes": self.probes, "total_us": self.total_us,
-            "energy_table": self.table, "edits": {e: EDITS[e].about for e in self.edits}, "outputs": list(self.outputs.names),
+            "energy_table": self.table, "edits": {e.name: e.about for e in self.edits}, "outputs": list(self.outputs.names),
             "ranking": [s.name for s in self.ranking], "skipped": dict(self.skipped), "warnings": list(self.warnings),
             "layers": [{"name": s.name, "op": s.op, "weight": list(s.weight), **asdict(s.cost), "score": s.score, "worst": s.worst,
                         "edits": {e: _effect(f) for e, f in s.effects.items()}, "refused": dict(s.refused)} for s in self.layers]}
@@ -108,7 +108,7 @@ def _effect(effect: Effect) -> dict[str, Any]:
 
 
 def study(graph: Graph, target: Target, samples: Sequence[Mapping[str, Array]], *, model: str = "", count: int = 0,
-          edits: Sequence[str] = tuple(EDITS), warnings: Sequence[str] = (), progress: Progress | None = None) -> Study:
+          edits: Sequence[Edit] = tuple(EDITS.values()), warnings: Sequence[str] = (), progress: Progress | None = None) -> Study:
     """The study of a graph in canonical form on some samples, of which there are `count` when a run takes several.
 
     BadInput when it has no layer, or no real results; UnsupportedModel names a layer without a kernel.
@@ -148,9 +148,9 @@ def _effort(graph: Graph, wanted: Sequence[Node], count: int, edits: int) -> tup
 
 
 class _Worker:
-    def __init__(self, prices: Prices, reference: Outputs, probes: int, sent: int, edits: Sequence[str]) -> None:
+    def __init__(self, prices: Prices, reference: Outputs, probes: int, sent: int, edits: Sequence[Edit]) -> None:
         self.prices, self.reference, self.probes = prices, reference, probes
-        self.sent, self.edits = sent, [EDITS[e] for e in edits]
+        self.sent, self.edits = sent, edits
 
     def layer(self, layer: Layer, walk: Walk) -> Studied:
         """The effects of all edits of the layer at which the walk stands."""
@@ -162,7 +162,7 @@ class _Worker:
         results = {name: [self._run(e.graph, x) for x in read[:self.probes]] for name, e in done.items()}
         local = {name: _power(made, rs) for name, rs in results.items()}
         arrived = {name: self.reference.noise([walk.outputs(i, r) for i, r in enumerate(results[name])])
-                   for name in sorted(done, key=_SENT.index)[:self.sent]}
+                   for name in sorted(done, key=lambda e: _SENT.index(e) if e in _SENT else len(_SENT))[:self.sent]}
         spread = max(_spread(made), _NOTHING)
         effects = {}
         for name, e in done.items():

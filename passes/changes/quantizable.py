@@ -1,5 +1,6 @@
 """Which nodes of a net in reals can be quantized, and which of its tensors are stored as bytes then."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,8 +28,8 @@ class Plan:
     kept: dict[Node, str] = field(default_factory=dict)
 
 
-def plan(graph: Graph) -> Plan:
-    """All layers with stored weights, what lies between them, and what they read."""
+def plan(graph: Graph, keep: Collection[str] = ()) -> Plan:
+    """All layers with stored weights but those named in `keep`, what lies between them, and what they read."""
     made = Plan()
     moved = set[Value]()                                        # inputs of the model, maybe moved
     bytes_: set[Value] = set()
@@ -37,7 +38,7 @@ def plan(graph: Graph) -> Plan:
             moved.add(value)
     for node in graph.nodes:
         if node.op in LAYERS:
-            reason = _unfit(graph, node)
+            reason = "it was asked for" if (node.origin or node.output.name) in keep else _unfit(graph, node)
             if reason is None:
                 made.nodes.add(node)
                 bytes_.add(node.output)

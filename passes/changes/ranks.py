@@ -1,4 +1,4 @@
-"""What `--rank` asks for: `auto`, a ratio such as 2.0, or ranks of layers such as `fc1=32,conv2=16x32`."""
+"""What `--rank` asks for: `auto`, a ratio such as 2.0, or ranks of layers such as `fc1=32,conv2=16x32,conv3=/2`."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgec.errors import UsageError
-from passes.changes.low_rank import Layer, Shape
+from passes.changes.low_rank import Layer, Shape, best
 
-HELP = "--rank is auto, how many times fewer weights, such as 2.0, or ranks of layers, such as fc1=32,conv2=16x32"
+HELP = ("--rank is auto, how many times fewer weights, such as 2.0, or ranks of layers, such as fc1=32,conv2=16x32, or /2 for a layer that "
+        "shall have half of its weights")
 
 
 @dataclass(frozen=True)
@@ -30,18 +31,31 @@ class Rank:
 
 
 @dataclass(frozen=True)
+class Share:
+    """How many times fewer weights a layer shall have; `name` is for messages."""
+
+    name: str
+    ratio: float
+
+    def shape(self, layer: Layer) -> Shape | str:
+        """The best shape of a layer that is so small, or why there is none."""
+        size = layer.weight.size
+        return best(layer, int(size / self.ratio)) or f"{int(size / self.ratio)} of its {size} weights are not enough for rank 1"
+
+
+@dataclass(frozen=True)
 class Wanted:
     """What is wanted of all layers, None for nothing, and of some."""
 
     every: float | Literal["auto"] | None
-    layers: Mapping[str, Rank]
+    layers: Mapping[str, Rank | Share]
 
     @property
     def auto(self) -> bool:
         """Whether the cost model decides."""
         return self.every == "auto"
 
-    def of(self, name: str) -> "float | Literal['auto'] | Rank | None":
+    def of(self, name: str) -> "float | Literal['auto'] | Rank | Share | None":
         """What is wanted of a layer."""
         return next((self.layers[n] for n in (name, *name.split("+")) if n in self.layers), self.every)
 
@@ -64,9 +78,14 @@ def read(text: str) -> Wanted:
         if ratio is None or not 1 < ratio < float("inf"):
             raise UsageError(f"--rank {text}: {HELP}")
         return Wanted(ratio, {})
-    layers: dict[str, Rank] = {}
+    layers: dict[str, Rank | Share] = {}
     for part in text.split(","):
         name, _, number = part.rpartition("=")
+        if name and number.startswith("/") and (ratio := _number(number[1:])) is not None and 1 < ratio < float("inf"):
+            if name in layers:
+                raise UsageError(f"--rank {part}: {name} has two ranks")
+            layers[name] = Share(name, ratio)
+            continue
         words = number.split("x")
         if not name or len(words) > 2 or not all(w.isdecimal() and int(w) for w in words):  # noqa: PLR2004
             raise UsageError(f"--rank {part}: {HELP}")
