@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from edgec.codegen.manifest import read_manifest
+from edgec.codegen.manifest import calls, read_manifest
 from edgec.session import Session, load
 
 
@@ -42,9 +42,18 @@ class Bundle:
             f"  weights    {sizes['weights_bytes']} bytes",
             f"  arena      {sizes['arena_bytes']} bytes, {over}",
             f"  code       {sizes['code_bytes']} bytes",
+            *(f"  {u['name']:<10} {_unit(u, m)}" for u in m.get("units", ()) if u["name"] not in m.get("npus", {})),
             *(line for name, facts in m.get("npus", {}).items() for line in _npu(name, facts, report["macs"])),
             *(f"  {name:<10} {_memory(use)}" for name, use in m.get("memories", {}).items()),
         ])
+
+
+def _unit(unit: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+    """What runs on a unit with a memory of its own."""
+    kernels = sum(manifest["kernels"][s["kernel"]]["unit"] == unit["name"] for s in calls(manifest))
+    copies = sum(s.get("step") == "copy" and s["unit"] == unit["name"] for s in manifest["steps"])
+    memory = f"{unit['weights_bytes']} bytes of weights, arena {unit['arena_bytes']} bytes"
+    return f"{unit['driver']}: {kernels} kernels, {copies} copies, {memory}"
 
 
 def _npu(name: str, facts: Mapping[str, Any], macs: int) -> list[str]:

@@ -18,7 +18,7 @@ from edgec.simulated import Simulated, Stand
 
 Array = npt.NDArray[Any]
 _HUGE_PAGE, _GUARD, _GUARD_BYTE = 2 << 20, 4096, 0xA5
-_INSTALL = {"opencl": "apt install ocl-icd-libopencl1, and the OpenCL driver of the GPU (pocl-opencl-icd runs on any CPU)",
+INSTALL = {"opencl": "apt install ocl-icd-libopencl1, and the OpenCL driver of the GPU (pocl-opencl-icd runs on any CPU)",
             "cuda": "apt install nvidia-driver, on a machine with a GPU of NVIDIA"}
 POISON = 0xFF
 """Memory filled with this byte is NaN in every floating-point type."""
@@ -185,7 +185,7 @@ def _units(path: Path, manifest: Mapping[str, Any], library: ctypes.CDLL, weight
     try:
         return Units(path, dict(manifest), library, weights, _library)
     except NoDriver as error:
-        raise ToolMissing(f"{path} cannot run here: {error}", _INSTALL.get(next(iter(manifest["units"]))["driver"], "")) from error
+        raise ToolMissing(f"{path} cannot run here: {error}", INSTALL.get(next(iter(manifest["units"]))["driver"], "")) from error
     except RuntimeError as error:
         raise DeviceError(f"{path} cannot run here: {error}") from error
 

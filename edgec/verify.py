@@ -173,7 +173,8 @@ def _rebuilt(bundle: Bundle, model: str | Path) -> Built:
                        "so only its outputs can be compared")
     machine = from_text(manifest["target"]["text"], name=manifest["target"]["name"])
     made = compile_graph(source(bundle, model), machine, manifest["name"], optimize_for=manifest["options"]["optimize_for"],
-                         interface=recorded(manifest))
+                         interface=recorded(manifest), units=[u for u in options.get("units", "").split(",") if u],
+                         place=dict(p.rsplit("=", 1) for p in options.get("place", "").split(",") if p))
     ours = [(s.result, s.tasks, [(o.buffer, o.offset) for o in s.operands]) for s in made.schedule.program.calls]
     if ours != [(s["result"], s["tasks"], [(o["buffer"], o["offset"]) for o in s["operands"]]) for s in calls(manifest)]:
         raise BadInput(f"{bundle.path} was not made from {model} by this version of edgec ({manifest['tools']['edgec']} made it): "

@@ -67,43 +67,50 @@ class _Launch(ctypes.Structure):
 
 
 def execute(plan: GpuPlan, arrays: Sequence[Array]) -> list[list[Array]]:
-    """The outputs of a kernel, once with operands at aligned addresses, once with all of them one element behind.
-
-    AssertionError when the code cannot be built.
-    """
-    at = sum(-(-a.nbytes // 64) * 64 + _GAP for a in arrays) + _GAP
-    names = (ctypes.c_char_p * 1)(b"kernel_0")
-    unit = units.Unit(ctypes.sizeof(units.Unit), 1, b"gpu", b"opencl", at, 0, 0, ctypes.cast(names, ctypes.c_void_p), 1)
-    code, message = source({"kernel_0": plan}, "opencl").encode(), ctypes.create_string_buffer(4096)
-    pointer = driver().edgec_opencl_create(ctypes.byref(unit), None, code, ctypes.c_size_t(len(code)), message, ctypes.c_size_t(4096))
-    assert pointer, f"{message.value.decode()}\n{code.decode()}"
-    made = [_run(pointer, plan, arrays, shift, at) for shift in (0, 1)]
-    driver().edgec_opencl_destroy(ctypes.c_void_p(pointer))
-    return made
+    """The outputs of a kernel, once with operands at aligned addresses, once with all of them one element behind."""
+    kernels = Kernels([plan], sum(-(-a.nbytes // 64) * 64 + _GAP for a in arrays) + 2 * _GAP)
+    return [kernels.run(0, arrays, shift) for shift in (0, 1)]
 
 
-def _run(pointer: int, plan: GpuPlan, arrays: Sequence[Array], shift: int, total: int) -> list[Array]:
-    """One run, between bytes that are NaN; AssertionError when it changes anything but the outputs."""
-    places, at = [], _GAP
-    for array in arrays:
-        places.append(at + shift * array.itemsize)
-        at += -(-array.nbytes // 64) * 64 + _GAP
-    device = units.Device.from_address(pointer)
-    before = bytearray([_FILL]) * total
-    for place, array in zip(places, arrays, strict=True):
-        before[place:place + array.nbytes] = array.tobytes()
-    memory = ctypes.create_string_buffer(bytes(before), total)
-    operands = (_Operand * len(arrays))(*(_Operand(None, p, a.nbytes, 1, 0) for p, a in zip(places, arrays, strict=True)))
-    launch = _Launch(b"kernel_0", 0, len(arrays), plan.tasks, plan.group)
-    start = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(device.launch)
-    codes = [device.write(device.ctx, 0, ctypes.addressof(memory), total),
-             start(device.ctx, ctypes.addressof(launch), ctypes.addressof(operands)),
-             device.read(device.ctx, 0, ctypes.addressof(memory), total)]
-    assert codes == [0, 0, 0], driver().edgec_opencl_error(ctypes.c_void_p(pointer))
-    after, outputs = bytearray(memory.raw), []
-    for place, array, arg in zip(places, arrays, plan.args, strict=True):
-        if arg.role == "output":
-            outputs.append(np.frombuffer(bytes(after[place:place + array.nbytes]), array.dtype))
-            after[place:place + array.nbytes] = before[place:place + array.nbytes]
-    assert after == before, "the kernel wrote outside its output"
-    return outputs
+class Kernels:
+    """Several kernels in one program, and an arena of some bytes; AssertionError when the code cannot be built."""
+
+    def __init__(self, plans: Sequence[GpuPlan], size: int) -> None:
+        self.plans, self.size = plans, size
+        self.names = [f"kernel_{i}" for i in range(len(plans))]
+        table = (ctypes.c_char_p * len(plans))(*(n.encode() for n in self.names))
+        unit = units.Unit(ctypes.sizeof(units.Unit), 1, b"gpu", b"opencl", size, 0, 0, ctypes.cast(table, ctypes.c_void_p), len(plans))
+        code, message = source(dict(zip(self.names, plans, strict=True)), "opencl").encode(), ctypes.create_string_buffer(4096)
+        self.pointer = driver().edgec_opencl_create(ctypes.byref(unit), None, code, ctypes.c_size_t(len(code)), message,
+                                                    ctypes.c_size_t(4096))
+        assert self.pointer, f"{message.value.decode()}\n{code.decode()}"
+
+    def __del__(self) -> None:
+        driver().edgec_opencl_destroy(ctypes.c_void_p(self.pointer))
+
+    def run(self, number: int, arrays: Sequence[Array], shift: int = 0) -> list[Array]:
+        """One run of a kernel, between bytes that are NaN; AssertionError when it changes anything but its outputs."""
+        plan, places, at = self.plans[number], list[int](), _GAP
+        for array in arrays:
+            places.append(at + shift * array.itemsize)
+            at += -(-array.nbytes // 64) * 64 + _GAP
+        assert at <= self.size
+        device = units.Device.from_address(self.pointer)
+        before = bytearray([_FILL]) * self.size
+        for place, array in zip(places, arrays, strict=True):
+            before[place:place + array.nbytes] = array.tobytes()
+        memory = ctypes.create_string_buffer(bytes(before), self.size)
+        operands = (_Operand * len(arrays))(*(_Operand(None, p, a.nbytes, 1, 0) for p, a in zip(places, arrays, strict=True)))
+        launch = _Launch(self.names[number].encode(), number, len(arrays), plan.tasks, plan.group)
+        start = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(device.launch)
+        codes = [device.write(device.ctx, 0, ctypes.addressof(memory), self.size),
+                 start(device.ctx, ctypes.addressof(launch), ctypes.addressof(operands)),
+                 device.read(device.ctx, 0, ctypes.addressof(memory), self.size)]
+        assert codes == [0, 0, 0], driver().edgec_opencl_error(ctypes.c_void_p(self.pointer))
+        after, outputs = bytearray(memory.raw), []
+        for place, array, arg in zip(places, arrays, plan.args, strict=True):
+            if arg.role == "output":
+                outputs.append(np.frombuffer(bytes(after[place:place + array.nbytes]), array.dtype))
+                after[place:place + array.nbytes] = before[place:place + array.nbytes]
+        assert after == before, "the kernel wrote outside its output"
+        return outputs

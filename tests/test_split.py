@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import edgec
 from edgec.codegen import cuda
 from edgec.codegen.place import Places
 from edgec.codegen.program import HOST, Copy, Launch
@@ -21,6 +22,7 @@ from edgec.isa import cpu_isa, devices
 from edgec.kernels.gpu.writer import number
 from edgec.kernels.plan import Operands, plan
 from edgec.target import find
+from edgec.verify import per_kernel
 from tests.bundles import feeds, source
 from tests.opencl import needs_opencl
 from tests.shared import light
@@ -67,6 +69,18 @@ def test_whole_models_as_onnxruntime_runs_them(name: str, where: Where, tmp_path
     assert steps["gpu"] > 1
     assert steps["copy"] > 1
     assert (steps["cpu"] == 0) == (where is everything)
+
+
+@needs_opencl
+def test_a_build_puts_nodes_where_it_is_told_and_every_kernel_is_right(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    made = edgec.build(source("digits_cnn"), "desktop-opencl", tmp_path / "d.edgec", place={"*": "gpu"})
+    steps = Counter(s.get("step") or made.manifest["kernels"][s["kernel"]]["unit"] for s in made.manifest["steps"])
+    assert steps["gpu"] > 1
+    assert re.search(rf"gpu +opencl: {steps['gpu']} kernels, {steps['copy']} copies, \d+ bytes of weights, arena \d+ bytes", made.summary())
+    found = list(per_kernel(made, source("digits_cnn"), [feeds(made, seed) for seed in range(3)]))
+    assert len(found) >= steps["gpu"]
+    assert all(k.agreement.ok for k in found)
 
 
 @needs_opencl

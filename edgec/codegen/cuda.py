@@ -8,6 +8,7 @@ from pathlib import Path
 from edgec.codegen.toolchain import run
 from edgec.errors import ToolMissing, UsageError
 
+INSTALL = "apt install nvidia-cuda-toolkit"
 _PLACES = ("/usr/local/cuda/bin", "/opt/cuda/bin")
 
 
@@ -22,7 +23,7 @@ def cubin(source: str, arch: str) -> bytes:
     """The machine code of a program for an architecture such as sm_87."""
     nvcc = compiler()
     if nvcc is None:
-        raise ToolMissing("nvcc, which makes machine code of CUDA kernels, was not found", "apt install nvidia-cuda-toolkit")
+        raise ToolMissing("nvcc, which makes machine code of CUDA kernels, was not found", INSTALL)
     if not arch.startswith("sm_"):
         raise UsageError(f"a CUDA GPU needs a fact `arch` such as \"sm_87\", not {arch or 'nothing'}")
     with tempfile.TemporaryDirectory(prefix="edgec-cuda-") as folder:

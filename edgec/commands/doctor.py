@@ -1,6 +1,7 @@
 """`edgec doctor`: what of this machine edgec can use, and what to install for the rest."""
 
 import argparse
+import ctypes
 import importlib.metadata
 import os
 import platform
@@ -36,7 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(_: argparse.Namespace, console: Console) -> int:
     """Look at everything; 5 when something is missing without which nothing can be built."""
-    found = [*_python(), *_tools(), *_emulators(), _cache(), _processor()]
+    found = [*_python(), *_tools(), *_emulators(), *_gpus(), _cache(), _processor()]
     console.result(table([("ok" if f.ok else "MISSING" if f.needed else "-", f.name, f.detail) for f in found], ("", "what", "")))
     for f in found:
         if f.install:
@@ -99,6 +100,25 @@ def _emulators() -> Iterator[Finding]:
                 yield Finding(f"run {machine}", ok=False, detail="no emulator", install=error.install)
     found = shutil.which("qemu-system-arm")
     yield Finding("run microcontrollers", ok=bool(found), detail=found or "no emulator", install="" if found else BOARD_INSTALL)
+
+
+def _gpus() -> Iterator[Finding]:
+    """What GPU kernels are compiled and run with."""
+    try:
+        from edgec.codegen import cuda  # noqa: PLC0415
+        from edgec.native import INSTALL  # noqa: PLC0415
+    except ImportError:
+        return
+    nvcc = cuda.compiler()
+    detail = nvcc or "no nvcc: CUDA targets cannot be built"
+    yield Finding("CUDA kernels", ok=bool(nvcc), detail=detail, install="" if nvcc else cuda.INSTALL)
+    for driver, library in (("opencl", "libOpenCL.so.1"), ("cuda", "libcuda.so.1")):
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            yield Finding(f"run {driver}", ok=False, detail=f"no {library}", install=INSTALL[driver])
+        else:
+            yield Finding(f"run {driver}", ok=True, detail=library)
 
 
 def _cache() -> Finding:

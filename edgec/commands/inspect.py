@@ -46,7 +46,8 @@ def bundle_facts(path: Path) -> dict[str, Any]:
         k = manifest["kernels"][step["kernel"]]
         kernels.append({"op": step["op"], "fused": step["fused"], "kind": k["kind"], "origin": step["origin"], "algo": k["algo"],
                         "generic": k["generic"], "predicted_us": k["cycles"] * us, "macs": k["macs"], "bytes": k["bytes"],
-                        "scratch_bytes": k["scratch_bytes"], "tasks": step["tasks"], "symbol": k["function"], "result": step["result"]})
+                        "scratch_bytes": k["scratch_bytes"], "tasks": step["tasks"], "symbol": k["function"], "result": step["result"],
+                        "unit": k["unit"]})
     return {
         "name": manifest["name"], "target": manifest["target"]["name"], "cpu": manifest["target"]["cpu"], "requires": manifest["requires"],
         "model_sha256": manifest["model_sha256"], "tools": manifest["tools"],
@@ -58,17 +59,20 @@ def bundle_facts(path: Path) -> dict[str, Any]:
 
 
 def _show_bundle(facts: Mapping[str, Any]) -> str:
+    several = any(k["unit"] != "cpu" for k in facts["kernels"])
     rows = [(i, "+".join([k["op"], *k["fused"]]), k["kind"], k["algo"] + (" GENERIC" if k["generic"] else ""), f"{k['predicted_us']:.1f}",
-             f"{k['macs'] / 1e6:.2f}", k["bytes"], k["scratch_bytes"], k["origin"]) for i, k in enumerate(facts["kernels"])]
+             f"{k['macs'] / 1e6:.2f}", k["bytes"], k["scratch_bytes"], *([k["unit"]] if several else ()), k["origin"])
+            for i, k in enumerate(facts["kernels"])]
+    head = ("", "op", "kind", "algorithm", "us", "Mmac", "bytes", "scratch", *(["unit"] if several else ()), "origin")
     bound = facts["arena_lower_bound"]
     generic = sum(k["generic"] for k in facts["kernels"])
     energy = facts["energy"]
     return "\n".join([
         f"{facts['name']} for {facts['target']} ({facts['cpu']})",
         *(f"  {side[:-1]:6}  {p['name']} {p['dtype']}{p['shape']}" for side in ("inputs", "outputs") for p in facts[side]),
-        table(rows, ("", "op", "kind", "algorithm", "us", "Mmac", "bytes", "scratch", "origin"), right=(0, 4, 5, 6, 7)),
+        table(rows, head, right=(0, 4, 5, 6, 7)),
         f"kernels    {len(rows)}, {generic or 'none'} of them generic",
-        f"predicted  {facts['predicted_ms']:.3f} ms on one core, {facts['macs'] / 1e6:.1f} M multiply-accumulates",
+        f"predicted  {facts['predicted_ms']:.3f} ms{'' if several else ' on one core'}, {facts['macs'] / 1e6:.1f} M multiply-accumulates",
         f"arena      {facts['arena_bytes']} bytes" + (f", {facts['arena_bytes'] / bound:.3f} of the lower bound {bound}" if bound else ""),
         f"weights    {facts['weights_bytes']} bytes, {facts['weight_sparsity']:.1%} of them zero",
         f"code       {facts['code_bytes']} bytes",

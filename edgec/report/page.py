@@ -91,8 +91,9 @@ def _kernels(m: Manifest) -> str:
             Cell(f"{k['algo']} GENERIC", style="generic") if k["generic"] else Cell(k["algo"]),
             Cell(f"{k['cycles'] * us:.2f}", k["cycles"] * us), Cell(f"{share:.1%}", share, "share", k["cycles"] / most if most else 0.0),
             _count(k["macs"]), Cell(f"{rate:.1f}", rate), _count(k["bytes"]), _count(k["scratch_bytes"]), _count(step["tasks"]),
-            Cell(step["origin"], style="long"), Cell(step["result"], style="long")])
-    head = ("step", "operators", "kind", "algorithm", "µs", "share", "MACs", "GMAC/s", "bytes", "scratch", "tasks", "made of", "result")
+            *([Cell(k["unit"])] if m.get("units") else ()), Cell(step["origin"], style="long"), Cell(step["result"], style="long")])
+    head = ("step", "operators", "kind", "algorithm", "µs", "share", "MACs", "GMAC/s", "bytes", "scratch", "tasks",
+            *(["unit"] if m.get("units") else ()), "made of", "result")
     return _table(head, rows, sortable=True)
 
 

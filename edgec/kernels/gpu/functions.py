@@ -91,7 +91,7 @@ _TEXTS: dict[str, _Text] = {
     "Elu": _of("({x} > 0.0f ? {x} : expm1({x}) * {alpha})", alpha=1.0),
     "Selu": _of("({x} > 0.0f ? {x} : expm1({x}) * {alpha}) * {gamma}", alpha=_SELU_ALPHA, gamma=_SELU_GAMMA),
     "Celu": _of("({x} > 0.0f ? {x} : expm1({x} / {alpha}) * {alpha})", alpha=1.0),
-    "ThresholdedRelu": _of("({x} > {alpha} ? {x} : {x} != {x} ? {x} : 0.0f)", alpha=1.0),
+    "ThresholdedRelu": _of("({x} > {alpha} ? {x} : 0.0f)", alpha=1.0),
     "HardSigmoid": _of(_LIMIT.replace("{v}", "({x} * {alpha} + {beta})"), alpha=0.2, beta=0.5),
     "HardSwish": _of("{x} * " + _LIMIT.replace("{v}", "({x} * 0.16666667f + 0.5f)")),
     "Sigmoid": _of("1.0f / (1.0f + exp(-{x}))"), "Swish": _of("{x} / (1.0f + exp(-{alpha} * {x}))", alpha=1.0),
