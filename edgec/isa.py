@@ -108,13 +108,14 @@ class Device(Isa):
     """A unit beside the CPU as a kernel sees it. `driver` starts its kernels, in groups of `group` work items.
 
     `own_memory`: operands lie in the unit's own arena; otherwise it works where the CPU does. Multiply-accumulates and bytes a cycle are
-    those of the whole unit; `launch_cycles` is what starting a kernel costs.
+    those of the whole unit, and `efficiency` is the share of these that kernels reach; `launch_cycles` is what starting a kernel costs.
     """
 
     driver: str
     own_memory: bool = True
     group: int = 1
     macs_per_cycle: float = 1.0
+    efficiency: float = 1.0
     launch_cycles: float = 0.0
 
 
@@ -145,6 +146,7 @@ class Gpu(Device):
             broadcast="memory", fma_ports=1, fma_latency=1, load_ports=1, l1_bytes=0, l2_bytes=0, l3_bytes=0, line_bytes=64,
             dram_bytes_per_cycle=bandwidth / clock, l2_bytes_per_cycle=bandwidth / clock, clock_hz=clock,
             driver=language, group=int(unit.facts.get("group", 64)), macs_per_cycle=float(need("macs_per_cycle")),
+            efficiency=float(unit.facts.get("efficiency", 1)),
             launch_cycles=float(unit.facts.get("launch", 0)), local_bytes=int(unit.facts.get("local", 0)))
 
 

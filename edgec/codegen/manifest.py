@@ -57,6 +57,12 @@ def calls(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [s for s in manifest["steps"] if "kernel" in s]
 
 
+def kernels_ms(manifest: Mapping[str, Any]) -> float:
+    """The predicted milliseconds of all kernels, copies left out."""
+    report = manifest["report"]
+    return float(report["predicted_ms"] - report.get("units_ms", {}).get("copies", 0.0))
+
+
 def _digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 

@@ -35,12 +35,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def bundle_facts(path: Path) -> dict[str, Any]:
     """The facts of a bundle: sizes, figures, and each kernel in the order in which they run."""
-    from edgec.codegen.manifest import calls, read_manifest  # noqa: PLC0415
+    from edgec.codegen.manifest import calls, kernels_ms, read_manifest  # noqa: PLC0415
 
     manifest = read_manifest(path)
     report, sizes = manifest["report"], manifest["sizes"]
     cycles = sum(manifest["kernels"][s["kernel"]]["cycles"] for s in calls(manifest))
-    us = report["predicted_ms"] * 1e3 / cycles if cycles else 0.0
+    us = kernels_ms(manifest) * 1e3 / cycles if cycles else 0.0
     kernels = []
     for step in calls(manifest):
         k = manifest["kernels"][step["kernel"]]

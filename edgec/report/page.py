@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-from edgec.codegen.manifest import calls
+from edgec.codegen.manifest import calls, kernels_ms
 from edgec.report import npu, study
 from edgec.report.pictures import arena, flow
 from edgec.report.style import CSS, SORT
@@ -78,7 +78,7 @@ def _ports(m: Manifest) -> Iterator[list[Cell]]:
 
 def _kernels(m: Manifest) -> str:
     cycles = sum(m["kernels"][s["kernel"]]["cycles"] for s in calls(m))
-    us = m["report"]["predicted_ms"] * 1e3 / cycles if cycles else 0.0
+    us = kernels_ms(m) * 1e3 / cycles if cycles else 0.0
     rows, most = [], max((k["cycles"] for k in m["kernels"].values()), default=0.0)
     for i, step in enumerate(m["steps"]):
         if "kernel" not in step:

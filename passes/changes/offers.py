@@ -215,11 +215,12 @@ class _Groups:
         if unit.facts.get("compiler") == tflite.COMPILER and kernel is not None and not (anchor.op in MOVES and facts["dtype"] in _BYTES):
             return Offer(inf, f"{unit.name} cannot run {anchor.label}: it is no quantized operator")
         device = self.devices.get(unit.name)
-        if isinstance(device, Gpu) and kernel is not None and anchor.op not in cluster.VIEWS:
-            planned = self._planned(kernel, anchor, device)
+        if isinstance(device, Gpu):
+            planned = self._planned(kernel, anchor, device) if kernel is not None and anchor.op not in cluster.VIEWS else None
             if isinstance(planned, str):
                 return Offer(inf, f"{unit.name} cannot run {anchor.label}: {planned}")
-            cost = planned.plan.cycles if cost is None else cost
+            if cost is None:
+                return Offer(planned.plan.cycles / device.clock_hz * 1e6 if planned is not None else 0.0)
         if cost is None:
             return Offer(inf, f"target {self.target.name} does not say what {anchor.op} costs on {unit.name}")
         launch = float(unit.facts.get("launch", 0)) if cost and unit.kind != "npu" else 0.0

@@ -118,7 +118,7 @@ def share(nest: KernelPlan, gpu: Gpu) -> GpuPlan | str:
     made = _items(nest, gpu)
     if isinstance(made, str):
         return made
-    cycles = max(nest.macs / gpu.macs_per_cycle, nest.bytes / max(1e-9, gpu.dram_bytes_per_cycle)) + gpu.launch_cycles
+    cycles = max(nest.macs / (gpu.macs_per_cycle * gpu.efficiency), nest.bytes / max(1e-9, gpu.dram_bytes_per_cycle)) + gpu.launch_cycles
     return replace(made, macs=nest.macs, bytes=nest.bytes, cycles=cycles)
 
 
