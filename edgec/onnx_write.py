@@ -15,8 +15,10 @@ import onnx_graphsurgeon as gs
 from onnx import GraphProto, ModelProto, TypeProto
 from onnx_graphsurgeon.logger import G_LOGGER
 
+from edgec.errors import UsageError
 from edgec.ir.graph import REGIONS, Graph, Node, Value
 from edgec.ir.proto import CODES, VERSIONS, attribute_kinds, attribute_proto, split_op, tensor_proto, type_proto
+from edgec.ir.tflite import PREFIX
 from edgec.ir.types import Map, Optional, Sequence, Tensor, Type
 from edgec.onnx_own import expanded
 
@@ -29,9 +31,12 @@ _CHANGED = {"DFT": 20, "GridSample": 20, "GroupNormalization": 21}
 def export_model(graph: Graph) -> ModelProto:
     """The model of a graph at any stage of compilation; inputs, outputs and weights keep names, types and elements.
 
-    Models whose weights exceed 2 GB can be used in memory, and saved with `onnx.save(..., save_as_external_data=True)`.
+    UsageError for operators that ONNX has not, those of NPUs. Models whose weights exceed 2 GB can be used in memory, and saved with `onnx.save(..., save_as_external_data=True)`.
     """
     plain = _plain(graph)
+    if any(n.op.startswith(PREFIX) for n in plain.nodes):
+        raise UsageError("regions of an NPU are in the operators of another format by now, which ONNX has not; before the pass tflite they "
+                         "are ONNX: edgec opt --stop-after partition")
     names = _Names(plain)
     with G_LOGGER.suppress(G_LOGGER.CRITICAL + 1):
         opsets = [onnx.helper.make_opsetid(d, v) for d, v in _stamps(plain).items()]

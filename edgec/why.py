@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 from edgec import access
+from edgec.codegen.npu import region as npu
 from edgec.codegen.place import Places
 from edgec.codegen.program import Call
 from edgec.codegen.schedule import Schedule, schedule
@@ -125,6 +126,7 @@ def why(graph: Graph, name: str, target: Target, partition: Mapping[str, str] | 
     final, moments = record(graph, known.pipeline(partition=partition), known.CATALOG, context)
     settled = next((m.before for m in moments if m.row.name == "cluster"), final)
     now = carriers(settled, node.origin)
+    final = npu.priced(final, devices(target))
     made, problem = _schedule(final, target)
     last = carriers(final, node.origin)
     refused = [line.strip() for line in (problem or "").splitlines()[1:] for n in last if line.startswith(f"  {n.label}: ")]

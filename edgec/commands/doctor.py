@@ -16,7 +16,7 @@ from edgec.errors import EdgecError, ToolMissing
 HELP = "say what works here, and what to install for what does not"
 _NEEDED = ("numpy", "ml-dtypes", "onnx", "onnx-graphsurgeon", "apache-tvm", "apache-tvm-ffi", "lark", "scipy")
 _USEFUL = {"onnxruntime": "the reference of edgec verify and edgec bench", "openvino": "another peer of edgec bench",
-           "ziglang": "a C compiler and linker for every target"}
+           "ziglang": "a C compiler and linker for every target", "ethos-u-vela": "command streams for Arm's Ethos-U NPUs"}
 _MACHINES = ("aarch64", "x86_64")
 
 

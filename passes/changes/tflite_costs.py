@@ -36,8 +36,8 @@ def ask(groups: Iterable[Group], weights: Mapping[Value, Array], npu: Npu, cache
     while True:
         model, owner, unwritten = _together(waiting, weights)
         refused |= unwritten
-        if not owner:
-            return Answer({}, refused)
+        if not model.nodes:
+            return Answer({g.anchor: 0.0 for g in waiting if g.anchor not in refused}, refused)
         try:
             figures = vela.compile_model(tflite.model(model), npu, cache=cache).figures
         except vela.LeftForCpu as left:
@@ -47,7 +47,8 @@ def ask(groups: Iterable[Group], weights: Mapping[Value, Array], npu: Npu, cache
             if len(waiting) == before:
                 raise
             continue
-        return Answer(_shared(figures.layers, owner), refused)
+        free = {g.anchor: 0.0 for g in waiting if g.anchor not in refused}   # some only change how a tensor is looked at
+        return Answer(free | _shared(figures.layers, owner), refused)
 
 
 def _together(groups: Iterable[Group], weights: Mapping[Value, Array]) -> tuple[Graph, dict[str, Node], dict[Node, str]]:

@@ -83,6 +83,11 @@ def compile_regions(
     return replace(graph, nodes=nodes), tuple(made.values())
 
 
+def priced(graph: Graph, units: Mapping[str, Device]) -> Graph:
+    """The same graph where Vela is installed; where it is not, regions on NPUs cost what starting them does."""
+    return compile_regions(graph, units)[0] if vela.is_installed() else graph
+
+
 def code(regions: Sequence[Region]) -> bytes:
     """The file of a unit's code."""
     head = len(MAGIC) + 8 + 4 * _ROW * len(regions)
