@@ -31,7 +31,8 @@ _CHANGED = {"DFT": 20, "GridSample": 20, "GroupNormalization": 21}
 def export_model(graph: Graph) -> ModelProto:
     """The model of a graph at any stage of compilation; inputs, outputs and weights keep names, types and elements.
 
-    UsageError for operators that ONNX has not, those of NPUs. Models whose weights exceed 2 GB can be used in memory, and saved with `onnx.save(..., save_as_external_data=True)`.
+    UsageError for operators that ONNX has not, those of NPUs. Models whose weights exceed 2 GB can be used in memory, and saved with
+    `onnx.save(..., save_as_external_data=True)`.
     """
     plain = _plain(graph)
     if any(n.op.startswith(PREFIX) for n in plain.nodes):
