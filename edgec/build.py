@@ -12,10 +12,10 @@ from typing import Any
 from edgec import access
 from edgec import calibrate as sampling
 from edgec.bundle import Bundle
-from edgec.codegen import fit, toolchain
+from edgec.codegen import c_files, fit, toolchain
 from edgec.codegen.bundle import check_place, write_bundle
 from edgec.codegen.npu import region as npu
-from edgec.codegen.object import compile_kernels
+from edgec.codegen.object import compile_kernels, kernel_texts
 from edgec.codegen.program import HOST, Copy
 from edgec.codegen.schedule import Schedule, schedule
 from edgec.codegen.units import unit_codes
@@ -170,6 +170,21 @@ def _cut(graph: Graph, origins: Collection[str]) -> str:
     parts = {part for origin in origins for part in origin.split("+")}
     edge = without(graph, [n for n in graph.nodes if n.origin in parts])
     return f"\n--outputs {','.join(edge)} cuts them off" if edge else ""
+
+
+def sources(made: Built, *, jobs: int | None = None, array: bool | None = None) -> dict[str, bytes]:
+    """A model for a core without vectors (`target.scalar`) as files of C99; see edgec/codegen/c_files.py.
+
+    `array` says whether the weights are C, too; unless it is given, up to a megabyte of them. DoesNotFit as for a bundle, as far as the
+    size of code is not needed to know it.
+    """
+    program = made.schedule.program
+    fit.check(fit.uses(program, 0, made.target.memories), made.target.name)
+    if array is None:
+        array = program.weights_bytes <= c_files.ARRAY_BYTES
+    with _reproducible(made.graph, made.target, None):
+        kernels = kernel_texts(made.schedule.plans, made.isa, "c", jobs=jobs)
+        return c_files.files(program, made.schedule.weights, kernels, f"{made.target.name}, as C for any compiler", array=array)
 
 
 def optimize(graph: Graph, target: str | Path | None = None, passes: Pipeline | None = None, *,

@@ -3,6 +3,7 @@
 import os
 import textwrap
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ from edgec.target_read import Said, guess, parse, resolve
 VARIABLE = "EDGEC_TARGETS"
 """The environment variable that lists further `.target` files and folders of them."""
 _REGISTERED: list[Path] = []
+_NUMBER, _SCALAR_REGISTERS = 4, 16
+_SCALAR = ("triple", "mcpu", "mattr", "clock", "vector", "registers", "core_registers", "fpu", "issue", "fma_ports", "fma_cycles",
+           "fma_latency", "load_ports")
+"""Facts of a CPU that are still true when all code for it is C."""
 _SHORT = 14  # longer values get a line of their own
 
 
@@ -39,6 +44,17 @@ def find(name_or_path: str | Path) -> Target:
         near = guess(wanted, (*said, *_aliases(said), HOST))
         raise UsageError(f"no target is called {wanted}{near or '; `edgec targets` lists all'}")
     return resolve(name, said)
+
+
+def scalar(target: Target) -> Target:
+    """The first CPU of a machine without its vectors and everything that only machine code can say: what C has words for."""
+    cpu = target.cpu
+    narrow = {"vector": _NUMBER, "broadcast": "memory", "int8_dot": False}
+    if cpu.facts.get("vector", _NUMBER) > _NUMBER:
+        narrow |= {"registers": _SCALAR_REGISTERS}
+    facts = {name: value for name, value in cpu.facts.items() if name in _SCALAR}
+    anything = from_text("target any { unit cpu cpu { runs * } }").cpu.lines
+    return replace(target, units={cpu.name: replace(cpu, facts=facts | narrow, lines=anything)})
 
 
 def from_text(text: str, path: str = "<text>", name: str = "") -> Target:

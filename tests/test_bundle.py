@@ -93,7 +93,7 @@ def test_a_bundle_is_replaced_and_nothing_else(tmp_path: Path) -> None:
     shutil.rmtree(made)
     made.mkdir()
     (made / "thesis.txt").write_text("years of work")
-    with pytest.raises(BadInput, match="holds other files and no bundle"):
+    with pytest.raises(BadInput, match="which holds other files"):
         make(tmp_path)
     assert [p.name for p in made.iterdir()] == ["thesis.txt"]
     shutil.rmtree(made)

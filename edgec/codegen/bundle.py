@@ -74,7 +74,7 @@ def write_bundle(  # noqa: PLR0913 - a build has this much to say
         _fill(temporary, name, program, tensors, objects, codes or {}, isa, cc, memories=memories or {}, facts={
             "target": {"name": target, "text": target_text, "triple": isa.triple, "cpu": isa.mcpu, "features": list(isa.mattr)},
             "options": dict(options or {}), "passes": list(passes), "model_sha256": model_sha256, **(extra or {})})
-        _replace(temporary, out_dir)
+        replace_folder(temporary, out_dir)
     except OSError as error:
         raise BadInput(f"the bundle cannot be written to {out_dir}: {error.strerror}") from error
     finally:
@@ -82,18 +82,18 @@ def write_bundle(  # noqa: PLR0913 - a build has this much to say
     return out_dir
 
 
-def check_place(out_dir: Path) -> None:
-    """See before anything is made whether a bundle could be written there; BadInput says why not."""
+def check_place(out_dir: Path, mark: str = "manifest.json") -> None:
+    """See before anything is made whether a bundle could be written there; BadInput says why not. `mark` is a file that each has."""
     if out_dir.is_symlink() or (out_dir.exists() and not out_dir.is_dir()):
         raise BadInput(f"the bundle cannot be written to {out_dir}, which is not a folder")
-    if out_dir.is_dir() and any(out_dir.iterdir()) and not (out_dir / "manifest.json").is_file():
-        raise BadInput(f"the bundle cannot be written to {out_dir}, which holds other files and no bundle")
+    if out_dir.is_dir() and any(out_dir.iterdir()) and not (out_dir / mark).is_file():
+        raise BadInput(f"the bundle cannot be written to {out_dir}, which holds other files")
     above = next(p for p in out_dir.absolute().parents if p.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise BadInput(f"the bundle cannot be written to {out_dir}: {above} is {'not writable' if above.is_dir() else 'no folder'}")
 
 
-def _replace(new: Path, place: Path) -> None:
+def replace_folder(new: Path, place: Path) -> None:
     """Put a folder in another's place; when that fails the old one is back."""
     if not place.exists():
         new.rename(place)

@@ -42,14 +42,17 @@ def header(program: Program, target: str) -> str:
     })
 
 
-def main(program: Program, identity: bytes, triple: str, requires: Sequence[str]) -> str:
-    """NAME_main.c: checks the arguments, then runs the steps; `identity` names the arrangement of the weights."""
+def main(program: Program, identity: bytes, triple: str, requires: Sequence[str], definitions: str = "") -> str:
+    """NAME_main.c: checks the arguments, then runs the steps; `identity` names the arrangement of the weights.
+
+    The kernels are declared, for they come from elsewhere, unless their `definitions` are given.
+    """
     name = identifier(program.name)
     read = _read_only(program)
     kernels = sorted({s.kernel for s in _called(program)})
     return fill("main_model.c", {
         "NAME": name,
-        "KERNELS": "\n".join(_prototype(kernel_name(program, k), read[k]) for k in kernels),
+        "KERNELS": definitions or "\n".join(_prototype(kernel_name(program, k), read[k]) for k in kernels),
         "STEPS": "\n\n".join(_step(program, i, s) for i, s in enumerate(program.steps)),
         "TABLE": "\n".join(f"  {{step_{i}, {_tasks(s)}}}," for i, s in enumerate(program.steps)) or "  {NULL, 0},",
         "STEP_COUNT": len(program.steps), **c_units.main(program),

@@ -5,22 +5,36 @@ from typing import Any
 import tvm
 from tvm import tirx
 
+from edgec.codegen import c_kernel
+from edgec.kernels.base import KernelPlan
 
-def build(function: Any, target: dict[str, Any]) -> Any:
-    """Compile a PrimFunc that takes pointers and returns int32 into a TVM module for an LLVM target without a host.
+
+def lowered(function: Any, target: dict[str, Any], *, share: bool = True) -> Any:
+    """The module of a PrimFunc that takes pointers and returns int32, ready for a code generator, for a target without a host.
 
     The stock pipeline leaves such a function's signature alone because no packed calling convention is asked for.
+    With `share` a buffer may lie where another one lay before.
     """
-    llvm = tvm.target.Target(target)
+    machine = tvm.target.Target(target)
     name = str(function.attrs["global_symbol"])
-    module = tvm.IRModule({name: function.with_attr("target", llvm)})
-    with llvm:
-        module = tirx.get_default_tir_pipeline(llvm)[0](module)
-    lowered = module[name]
-    if "tirx.is_entry_func" in lowered.attrs:  # an entry function would be compiled a second time, as __tvm_ffi_main
-        module = tvm.IRModule({name: lowered.without_attr("tirx.is_entry_func")})
-    module = tirx.transform.LowerIntrin()(tirx.transform.LowerTVMBuiltin()(module))
-    return tvm.get_global_func("target.build.llvm")(module, llvm)
+    module = tvm.IRModule({name: function.with_attr("target", machine)})
+    with machine, tvm.transform.PassContext(config={"tirx.disable_storage_rewrite": not share}):
+        module = tirx.get_default_tir_pipeline(machine)[0](module)
+    made = module[name]
+    if "tirx.is_entry_func" in made.attrs:  # an entry function would be compiled a second time, as __tvm_ffi_main
+        module = tvm.IRModule({name: made.without_attr("tirx.is_entry_func")})
+    return tirx.transform.LowerIntrin()(tirx.transform.LowerTVMBuiltin()(module))
+
+
+def build(function: Any, target: dict[str, Any]) -> Any:
+    """Compile a PrimFunc into a TVM module for an LLVM target."""
+    return tvm.get_global_func("target.build.llvm")(lowered(function, target), tvm.target.Target(target))
+
+
+def c_source(function: Any, plan: KernelPlan, name: str) -> str:
+    """Print a PrimFunc of scalars as a function in C99."""
+    module = lowered(function, {"kind": "c"}, share=False)
+    return c_kernel.source(module[str(function.attrs["global_symbol"])], plan, name)
 
 
 def cpu_features(target: dict[str, Any]) -> tuple[str, ...]:

@@ -98,7 +98,7 @@ def compile_kernels(  # noqa: PLR0913 - a build has this much to decide
 
 
 def kernel_texts(plans: Mapping[str, Any], isa: Isa, form: str, *, jobs: int | None = None, emitter: str = EMITTER) -> dict[str, str]:
-    """What a compiler writer wants to see of each plan: `form` is tir, ll or asm."""
+    """What a compiler writer wants to see of each plan: `form` is tir, ll, asm or c."""
     texts: dict[str, str] = {}
 
     def finish(key: str, answer: Answer) -> None:

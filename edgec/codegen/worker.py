@@ -17,7 +17,7 @@ from typing import IO, Any
 
 @dataclass(frozen=True)
 class Request:
-    """Compile `plan` (or look up CPU features when it is None) for `target`; `form` is obj, asm, ll or tir."""
+    """Compile `plan` (or look up CPU features when it is None) for `target`; `form` is obj, asm, ll, tir or c."""
 
     emitter: str
     plan: Any
@@ -79,6 +79,8 @@ def _answer(request: Request) -> bytes:
     function = find_emitter(request.emitter)(request.plan, request.symbol)
     if request.form == "tir":
         return str(function).encode()
+    if request.form == "c":
+        return lower.c_source(function, request.plan, request.symbol).encode()
     module = lower.build(function, request.target)
     if request.form in {"asm", "ll"}:
         return str(module.inspect_source(request.form)).encode()

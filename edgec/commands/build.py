@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgec.commands import options
 from edgec.commands.console import Console
-from edgec.commands.files import write
+from edgec.commands.files import write, write_folder
 from edgec.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edgec.target import Target
 
 HELP = "compile a model into a bundle: code, weights and everything to run it on a target"
-_SUFFIX = {"ir": "edge", "onnx": "onnx", "asm": "s", "obj": "o", "c": "c"}
+_SUFFIX = {"ir": "edge", "onnx": "onnx", "asm": "s", "obj": "o", "c": "src"}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +32,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-O", dest="optimize", choices=("speed", "size"), default="speed", help="what to optimize for")
     parser.add_argument("--exact", action="store_true", help="no algorithm that changes results by more than rounding")
     parser.add_argument("--emit", choices=tuple(_SUFFIX), help="write this instead of a bundle: the final graph as text or as ONNX, "
-                        "the kernels as assembler, the object, or the schedule in C")
+                        "the kernels as assembler, the object, or all of it as a folder of C99 (scalar code)")
+    parser.add_argument("--weights", choices=("array", "incbin"), help="for --emit c: weights as an array in C, or for an assembler "
+                        "(default: an array up to 1 MiB)")
     parser.add_argument("--cc", metavar="COMMAND", help="the C compiler and linker to use")
     parser.add_argument("--jobs", type=options.positive, metavar="N", help="how many kernels to compile at once (default: one a core)")
     options.model_options(parser)
@@ -53,6 +55,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
         raise UsageError(f"--stop-after leaves a graph behind, of which --emit {args.emit} cannot be made")
     if args.limit is not None and args.limit < 0:
         raise UsageError(f"--limit {args.limit}: a number of rewrites is not negative")
+    if args.weights and args.emit != "c":
+        raise UsageError("--weights says how the weights of --emit c are written")
     if args.emit or args.stop_after:
         _emit(args, console)
     else:
@@ -104,8 +108,10 @@ def _emit(args: argparse.Namespace, console: Console) -> None:
 
     machine = find(args.target)
     place = args.output or Path(f"{args.name or args.model.stem}.{machine.name}.{_SUFFIX[args.emit or 'ir']}")
-    if args.emit in {"asm", "c"}:
-        write(place, (_assembler if args.emit == "asm" else _source)(_compiled(args, machine, console), args, console))
+    if args.emit == "asm":
+        write(place, _assembler(_compiled(args, machine, console), args, console))
+    elif args.emit == "c":
+        _sources(place, machine, args, console)
     elif args.emit == "obj":
         write(place, _object(args, console))
     else:
@@ -182,18 +188,18 @@ def _assembler(made: "Built", args: argparse.Namespace, _: Console) -> bytes:
     return "".join(f"# {key}: {origins.get(key, '')}\n{text}\n" for key, text in texts.items()).encode()
 
 
-def _source(made: "Built", args: argparse.Namespace, console: Console) -> bytes:
-    """The schedule in C, as it is compiled into the object; it names the kernels by their contents, so they are made first."""
-    from edgec.codegen import c_source  # noqa: PLC0415
-    from edgec.codegen.bundle import program_identity  # noqa: PLC0415
-    from edgec.codegen.cpu import requirements  # noqa: PLC0415
-    from edgec.codegen.object import compile_kernels, cpu_features  # noqa: PLC0415
+def _sources(place: Path, machine: "Target", args: argparse.Namespace, console: Console) -> None:
+    """The model as C99, for a core without vectors."""
+    from edgec.build import sources  # noqa: PLC0415
+    from edgec.codegen.c_source import identifier  # noqa: PLC0415
+    from edgec.target import scalar  # noqa: PLC0415
 
-    program = made.schedule.program
-    objects = compile_kernels(made.schedule.plans, made.isa, jobs=args.jobs, note=console.note,
-                              progress=lambda d, n, _: console.progress("kernels", d, n))
-    needed = requirements(made.isa.triple, cpu_features(made.isa))
-    return c_source.main(program, program_identity(program, objects), made.isa.triple, needed).encode()
+    made = _compiled(args, scalar(machine), console)
+    lanes = machine.cpu.facts.get("vector", 4) // 4
+    if lanes > 1:
+        console.note(f"{machine.name} computes {lanes} numbers at once: C has no words for that, so this code is scalar")
+    array = None if args.weights is None else args.weights == "array"
+    write_folder(place, sources(made, jobs=args.jobs, array=array), f"{identifier(made.schedule.program.name)}.c")
 
 
 def _object(args: argparse.Namespace, console: Console) -> bytes:

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from edgec.errors import BadInput
@@ -23,6 +24,23 @@ def write(path: Path, data: bytes) -> None:
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
+    except OSError as error:
+        raise BadInput(f"{path} cannot be written: {error.strerror}") from None
+
+
+def write_folder(path: Path, files: Mapping[str, bytes], mark: str) -> None:
+    """Write a folder as a whole, in place of one that was written so before: one with a file `mark` in it. BadInput when that fails."""
+    from edgec.codegen.bundle import check_place, replace_folder  # noqa: PLC0415 - slow to load, like everything heavy in commands
+
+    check_place(path, mark)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            made = Path(folder) / "made"
+            made.mkdir()
+            for name, data in files.items():
+                (made / name).write_bytes(data)
+            replace_folder(made, path)
     except OSError as error:
         raise BadInput(f"{path} cannot be written: {error.strerror}") from None
 
