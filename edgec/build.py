@@ -97,7 +97,8 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
     wanted = Fitting(None if rank is None else str(rank), int8, (), calibrate, max_drop, min_cosine, labels, metric, evaluate)
     fitted = wanted.resolve(graph, machine, notes, interface=faces, optimize_for=optimize_for, progress=tell)
     made = compile_graph(graph, machine, name, progress=progress, cancelled=cancelled, watch=watch, disabled=disabled, limit=limit,
-                         optimize_for=optimize_for, interface=faces, cache=cache, fitted=fitted, units=units, place=place)
+                         optimize_for=optimize_for, exact=exact, interface=faces, cache=cache, fitted=fitted, units=units,
+                         place=place)
     fit.check(fit.uses(made.schedule.program, 0, machine.memories), machine.name)
     said = list[str]()                                         # about this machine's cache: no part of the bundle
     with _reproducible(graph, machine, watch):
@@ -134,8 +135,8 @@ def read(
 def compile_graph(  # noqa: PLR0913  one keyword for each flag of the command line
     graph: Graph, target: str | Path | Target, name: str, *, progress: Progress | None = None, cancelled: Callable[[], bool] | None = None,
     watch: Watch | None = None, disabled: Sequence[str] = (), limit: int | None = None, optimize_for: str = "speed",
-    interface: Interface | None = None, cache: Path | None = None, fitted: Fitted | None = None, units: Sequence[str] = (),
-    place: Mapping[str, str] | None = None,
+    exact: bool = False, interface: Interface | None = None, cache: Path | None = None, fitted: Fitted | None = None,
+    units: Sequence[str] = (), place: Mapping[str, str] | None = None,
 ) -> Built:
     """All passes and the schedule: everything but machine code."""
     machine = target if isinstance(target, Target) else find(target)
@@ -149,8 +150,8 @@ def compile_graph(  # noqa: PLR0913  one keyword for each flag of the command li
                             keep=asked.keep)
     final = run_passes(graph, steps, passes.CATALOG, context, told)
     isa = cpu_isa(machine)
-    if optimize_for == "size":
-        isa = replace(isa, extra=(*isa.extra, ("optimize", "size")))
+    wishes = [("optimize", "size")] if optimize_for == "size" else []
+    isa = replace(isa, extra=(*isa.extra, *wishes, *([("exact", True)] if exact else ())))
     tell("schedule", 0, 1)
     with _reproducible(graph, machine, watch):
         others = devices(machine)

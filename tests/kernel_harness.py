@@ -96,7 +96,7 @@ def run(plan: KernelPlan, emit: Emit, inputs: Sequence[Array]) -> Outcome:
     given = iter(inputs)
     arrays = []
     for arg in plan.args:
-        if arg.role in ("input", "weight"):
+        if arg.role in ("input", "weight", "prepared"):
             array = np.ascontiguousarray(next(given)).reshape(-1)
             assert array.dtype == numpy_dtype(arg.dtype), (arg, array.dtype)
             assert array.size == arg.elements, (arg, array.size)

@@ -112,7 +112,7 @@ def replace_folder(new: Path, place: Path) -> None:
 def program_identity(program: Program, objects: Mapping[str, bytes]) -> bytes:
     """What the weights of this program must fit: where tensors lie, what the steps do, which kernels do it. No values."""
     lies = [(b.region, b.offset, b.bytes, *([b.unit] if b.unit != HOST else ())) for b in program.buffers]
-    steps = [_identity(program, s, objects) for s in program.steps]
+    steps = [_identity(program, s, objects) for s in (*program.prepare, *program.steps)]
     return hashlib.sha256(repr((lies, steps)).encode()).digest()
 
 
@@ -177,7 +177,7 @@ def _object(
 ) -> elf.Elf:
     """Compile the schedule and merge it with the kernels; only the public names stay visible, nothing foreign is needed."""
     functions: dict[str, bytes] = {}
-    for key in dict.fromkeys(s.kernel for s in program.calls if program.kernels[s.kernel].unit == HOST):
+    for key in program.functions:
         function = c_source.kernel_name(program, key)
         if functions.setdefault(function, objects[key]) != objects[key]:
             raise EdgecError(f"two different kernels have the same symbol {program.kernels[key].symbol}")
@@ -231,6 +231,7 @@ def _manifest(
         "kernels": {k: {"function": c_source.kernel_name(program, k) if v.unit == HOST else v.symbol, **asdict(v)}
                     for k, v in program.kernels.items()},
         "buffers": [asdict(b) for b in program.buffers], "steps": [_step(s) for s in program.steps],
+        "prepare": [_step(s) for s in program.prepare],
         "imports": list(merged.imports),
         "tools": {"edgec": edgec.__version__, **kernels.versions(), "c": chain.version()},
     }

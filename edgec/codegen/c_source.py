@@ -49,11 +49,13 @@ def main(program: Program, identity: bytes, triple: str, requires: Sequence[str]
     """
     name = identifier(program.name)
     read = _read_only(program)
-    kernels = sorted({s.kernel for s in _called(program)})
+    kernels = sorted(program.functions)
     return fill("main_model.c", {
         "NAME": name,
         "KERNELS": definitions or "\n".join(_prototype(kernel_name(program, k), read[k]) for k in kernels),
-        "STEPS": "\n\n".join(_step(program, i, s) for i, s in enumerate(program.steps)),
+        "STEPS": "\n\n".join([*(_step(program, f"prepare_{i}", s) for i, s in enumerate(program.prepare)),
+                              *(_step(program, f"step_{i}", s) for i, s in enumerate(program.steps))]),
+        "PREPARE": _prepare(program, name), "PREPARE_FRAME": "  frame f;\n" if program.prepare else "",
         "TABLE": "\n".join(f"  {{step_{i}, {_tasks(s)}}}," for i, s in enumerate(program.steps)) or "  {NULL, 0},",
         "STEP_COUNT": len(program.steps), **c_units.main(program),
         "HEADER": _bytes(weights.checked_header(program, identity)), "ID": _bytes(identity[:16]),
@@ -70,7 +72,16 @@ def main(program: Program, identity: bytes, triple: str, requires: Sequence[str]
 
 def _called(program: Program) -> list[Call]:
     """The steps that call a function of the object."""
-    return [s for s in program.calls if not isinstance(s, Launch)]
+    return [*program.prepare, *(s for s in program.calls if not isinstance(s, Launch))]
+
+
+def _prepare(program: Program, name: str) -> str:
+    """What NAME_prepare does when all is in order."""
+    if not program.prepare:
+        return f"  return {name}_OK;"
+    steps = "\n".join(f"  if (code == 0) code = prepare_{i}(&f, 0, {s.tasks});" for i, s in enumerate(program.prepare))
+    return (f"  f.weights = (const char*)weights + 64;\n  f.prepared = (char*)prepared;\n{steps}\n"
+            f"  return code < 0 ? {name}_INDEX : code;")
 
 
 def _tasks(step: Step) -> int:
@@ -94,8 +105,8 @@ def _prototype(function: str, read_only: Iterable[bool]) -> str:
     return f"int32_t {function}({pointers}{', ' if pointers else ''}int32_t begin, int32_t end);"
 
 
-def _step(program: Program, number: int, step: Step) -> str:
-    head = (f"/* {comment(step.origin or step.result)} */\nstatic int32_t step_{number}(void* p, int32_t begin, int32_t end) {{\n"
+def _step(program: Program, function: str, step: Step) -> str:
+    head = (f"/* {comment(step.origin or step.result)} */\nstatic int32_t {function}(void* p, int32_t begin, int32_t end) {{\n"
             "  const frame* f = (const frame*)p;\n")
     if isinstance(step, Copy | Launch | Wait):
         return head + c_units.step(program, step) + "\n}"

@@ -128,7 +128,10 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Program:
-    """A whole schedule: symbol `prefix` for everything public, buffers, steps, interface, kernels by content key."""
+    """A whole schedule: symbol `prefix` for everything public, buffers, steps, interface, kernels by content key.
+
+    `prepare` are the steps that fill the region "prepared" from the weights, once, before the first run.
+    """
 
     name: str
     buffers: tuple[Buffer, ...]
@@ -143,11 +146,17 @@ class Program:
     prepared_bytes: int = 0
     alignment: int = 64
     units: tuple[Unit, ...] = ()
+    prepare: tuple[Call, ...] = ()
 
     @property
     def calls(self) -> tuple[Call, ...]:
         """The steps that run a kernel, on whatever unit."""
         return tuple(s for s in self.steps if isinstance(s, Call))
+
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """The kernels that are functions of the CPU's object, each once."""
+        return tuple(dict.fromkeys(s.kernel for s in (*self.prepare, *self.calls) if self.kernels[s.kernel].unit == HOST))
 
     def unit(self, name: str) -> int:
         """The number of a unit."""
@@ -158,6 +167,7 @@ class Program:
         lines = [f"program {self.name}: {arena}, weights {self.weights_bytes} bytes"]
         lines += [f"  unit {u.name}: {u.driver}, arena {u.arena_bytes} bytes, weights {u.weights_bytes} bytes" for u in self.units]
         lines += [f"  b{i} {_where(b)}+{b.offset} {b.bytes} bytes ; {b.name}" for i, b in enumerate(self.buffers)]
+        lines += [f"  prepare {self._step(s)}" for s in self.prepare]
         lines += [f"  {i:3d} {self._step(s)}" for i, s in enumerate(self.steps)]
         return "\n".join(lines)
 

@@ -130,12 +130,17 @@ class _Assembly:
         self.weights_bytes = dict.fromkeys(self.memories, 0)
         self.stored: dict[tuple[str, Value, bytes], int] = {}
         self.c_names: set[str] = set()
+        self.prepared_bytes = 0
+        self.prepared: dict[tuple[Value, str], int] = {}
+        self.prepare: list[Call] = []
+        self.plans: dict[str, dict[str, KernelPlan]] = {}
+        self.kernels: dict[str, Kernel] = {}
 
     def run(self) -> Schedule:
         ports_in = self._ports("input", self.graph.inputs)
         ports_out = self._ports("output", self.graph.outputs)
         arenas = {memory: self._arena(memory) for memory in self.memories}
-        steps, plans, kernels = list[Step](), dict[str, dict[str, KernelPlan]](), dict[str, Kernel]()
+        steps = list[Step]()
         busy = dict[str, None]()                               # units that may still work in the CPU's memory
         for i, step in enumerate(self.steps):
             if isinstance(step, Move):
@@ -143,11 +148,7 @@ class _Assembly:
                 busy.clear()
                 continue
             what = step.planned.plan
-            symbol = kernel_symbol(what, step.isa)
-            plans.setdefault(step.unit, {}).setdefault(symbol, what)
-            cycles = what.cycles * self.cpu.clock_hz / step.isa.clock_hz
-            kernels.setdefault(symbol, Kernel(symbol, _kind(step.node, what), what.algo, what.generic, what.macs, what.bytes,
-                                              _scratch_bytes(what), cycles, len(what.args), step.unit))
+            symbol = self._kernel(what, _kind(step.node, what), step.isa, step.unit)
             facts = (symbol, tuple(self._operands(i, step)), what.tasks, step.node.origin or step.node.op, step.values[0].name,
                      *_operators(step.node))
             if step.unit == HOST:
@@ -160,10 +161,18 @@ class _Assembly:
         offsets = self._lay_out_weights()
         units = tuple(Unit(n, d.driver, arenas.get(n, (0, 0))[0], offsets.get(n, 0), self.weights_bytes.get(n, 0))
                       for n, d in self.devices.items() if any(isinstance(s, Launch) and s.unit == n for s in steps))
-        program = Program(self.name, tuple(self.buffers), tuple(steps), ports_in, ports_out, kernels,
+        program = Program(self.name, tuple(self.buffers), tuple(steps), ports_in, ports_out, self.kernels,
                           weights_bytes=sum(self.weights_bytes.values()), arena_bytes=arenas[HOST][0], arena_lower_bound=arenas[HOST][1],
-                          alignment=_ALIGN, units=units)
-        return Schedule(program, plans.get(HOST, {}), self.weights, (), {n: p for n, p in plans.items() if n != HOST})
+                          prepared_bytes=self.prepared_bytes, alignment=_ALIGN, units=units, prepare=tuple(self.prepare))
+        return Schedule(program, self.plans.get(HOST, {}), self.weights, (), {n: p for n, p in self.plans.items() if n != HOST})
+
+    def _kernel(self, what: KernelPlan, kind: str, isa: Isa | Device, unit: str) -> str:
+        """The key of a kernel, which is now known to be needed."""
+        symbol = kernel_symbol(what, isa)
+        self.plans.setdefault(unit, {}).setdefault(symbol, what)
+        self.kernels.setdefault(symbol, Kernel(symbol, kind, what.algo, what.generic, what.macs, what.bytes, _scratch_bytes(what),
+                                               what.cycles * self.cpu.clock_hz / isa.clock_hz, len(what.args), unit))
+        return symbol
 
     def _lay_out_weights(self) -> dict[str, int]:
         """Where each memory's part of the file of weights begins; the CPU's come first."""
@@ -250,6 +259,8 @@ class _Assembly:
 
     def _weight(self, what: KernelPlan, position: int, value: Value, place: Place, memory: str) -> Operand:
         array = self.graph.weights[place.root]
+        if what.args[position].role == "prepared":
+            return self._prepared(dict(what.prepare)[position], value, place)
         if what.args[position].role == "weight":
             array = packed(what, position, array)
         data = np.ascontiguousarray(array).tobytes()
@@ -262,6 +273,19 @@ class _Assembly:
             self.weights[number] = data
             self.weights_bytes[memory] += -(-len(data) // _ALIGN) * _ALIGN
         return Operand(number, place.offset * dtype_bits(value.tensor.dtype) // 8)
+
+
+    def _prepared(self, what: KernelPlan, value: Value, place: Place) -> Operand:
+        """What a kernel makes of a weight before the first run."""
+        symbol = self._kernel(what, what.kind, self.cpu, HOST)
+        if (place.root, symbol) not in self.prepared:
+            size = next(a.elements * dtype_bits(a.dtype) // 8 for a in what.args if a.role == "output")
+            number = self._buffer(("prepared", len(self.buffers)), Buffer(f"{value.name}.prepared", "prepared", self.prepared_bytes, size))
+            self.prepared[place.root, symbol] = number
+            self.prepared_bytes += -(-size // _ALIGN) * _ALIGN
+            operands = (self._weight(what, 0, value, place, HOST), Operand(number, 0, write=True))
+            self.prepare.append(Call(symbol, operands, what.tasks, value.name, f"{value.name}.prepared"))
+        return Operand(self.prepared[place.root, symbol])
 
 
 def _kind(node: Node, what: KernelPlan) -> str:

@@ -148,8 +148,8 @@ def _compiled(args: argparse.Namespace, machine: "Target", console: Console) -> 
     graph = _imported(args, console)
     return compile_graph(graph, machine, args.name or args.model.stem, progress=console.progress,
                          watch=Watch(dump=args.dump), disabled=_disabled(args), limit=args.limit, optimize_for=args.optimize,
-                         interface=options.interface(args), fitted=_fitted(graph, machine, args, console), units=args.units,
-                         place=options.place(args))
+                         exact=args.exact, interface=options.interface(args), fitted=_fitted(graph, machine, args, console),
+                         units=args.units, place=options.place(args))
 
 
 def _fitted(graph: "Graph", machine: "Target", args: argparse.Namespace, console: Console) -> "Fitted":

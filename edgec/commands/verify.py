@@ -28,7 +28,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, required=True, help="the model that it was built from")
     parser.add_argument("--inputs", type=Path, metavar="FILE.npz", help="arrays by input, each of its shape, or with one more axis in "
                         "front that counts samples (default: random numbers)")
-    parser.add_argument("--tolerance", type=float, default=1e-4, metavar="E", help="the largest error that is allowed (default: 1e-4)")
+    parser.add_argument("--tolerance", type=float, metavar="E",
+                        help="the largest error that is allowed (default: 1e-4, or 1e-3 where convolutions use Winograd's method)")
     parser.add_argument("--simulate-npu", action="store_true", help="compute regions of an NPU from what their operators mean, because "
                         "its commands can be executed on the NPU alone")
     parser.add_argument("--per-kernel", action="store_true", help="compare each kernel's result, and name the first that differs")
@@ -42,6 +43,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from edgec.bundle import Bundle  # noqa: PLC0415
 
     bundle = Bundle(args.bundle)
+    args.tolerance = args.tolerance if args.tolerance is not None else verify.tolerance_of(bundle)
     session = bundle.load(threads=args.threads, poison=True, simulate_npu=args.simulate_npu)
     if session.simulated:
         console.note(f"no NPU executed its commands: their place was taken by {session.simulated}")

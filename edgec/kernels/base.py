@@ -19,7 +19,7 @@ from edgec.kernels.expr import Expr
 
 _STRUCTURE = 256
 """Elements that an operand may have which says how an operator works; larger ones are data."""
-Role = Literal["input", "weight", "output", "scratch"]
+Role = Literal["input", "weight", "prepared", "output", "scratch"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ class Epilogue:
 class KernelPlan:
     """One kernel: everything its code depends on, and what it is expected to cost.
 
-    `macs` are multiply-accumulates, `bytes` what it reads and writes once, `cycles` the cost model's estimate on one core.
+    `macs` are multiply-accumulates, `bytes` what it reads and writes once, `cycles` the cost model's estimate on one core. `prepare`: for
+    each argument of the role "prepared" its number and the kernel that makes it, once, from the weight that stands there.
     """
 
     isa: Isa
@@ -66,6 +67,7 @@ class KernelPlan:
     macs: int = field(default=0, kw_only=True, repr=False)
     bytes: int = field(default=0, kw_only=True, repr=False)
     cycles: float = field(default=0.0, kw_only=True, repr=False)
+    prepare: tuple[tuple[int, "KernelPlan"], ...] = field(default=(), kw_only=True, repr=False)
 
     kind = "kernel"
     generic = False

@@ -24,8 +24,10 @@ from edgec.kernels import (
     plan_reduce,
     plan_resize,
     plan_window,
+    plan_winograd,
     recurrent,
     window,
+    winograd,
 )
 from edgec.kernels.base import KernelPlan, Operands, Planned
 from edgec.kernels.gpu import plan as gpu_plan
@@ -33,7 +35,8 @@ from edgec.kernels.region import Region, region, unscaled
 
 _Planner = Callable[[Region, Isa, Operands], Planned | str]
 _ANCHORS: Mapping[str, _Planner] = {
-    **dict.fromkeys(("Conv", "ConvTranspose"), plan_contract.convolution), **dict.fromkeys(("MatMul", "Gemm"), plan_contract.product),
+    "Conv": plan_winograd.convolution, "ConvTranspose": plan_contract.convolution,
+    **dict.fromkeys(("MatMul", "Gemm"), plan_contract.product),
     "ConvInteger": plan_dot.convolution, "MatMulInteger": plan_dot.product,
     **dict.fromkeys(("MaxPool", "AveragePool", "edgec.SumPool"), plan_window.pool), "Pad": pad.pad, "Resize": plan_resize.resize,
     "edgec.Lookup": plan_map.lookup,
@@ -110,6 +113,8 @@ def packed(plan: KernelPlan, arg: int, array: Array) -> Array:
         return depth.pack(plan, array)
     if isinstance(plan, window.WindowPlan) and arg == 1 and plan.op == "depthwise":
         return window.pack(plan, array)
+    if isinstance(plan, winograd.FiltersPlan):
+        return winograd.pack(plan, array)
     if isinstance(plan, recurrent.RecurrentPlan):
         return recurrent.pack(plan, arg, array)
     return array.reshape(-1)

@@ -89,9 +89,11 @@ int32_t @NAME@_run_args(const @NAME@_args* a) {
 }
 
 int32_t @NAME@_prepare(const void* weights, void* prepared) {
-  int32_t code = @NAME@_check_cpu(NULL);
+@PREPARE_FRAME@  int32_t code = @NAME@_check_cpu(NULL);
   if (code == 0) code = check_weights(weights);
-  return code != 0 ? code : check_memory(prepared, @PREPARED_BYTES@);
+  if (code == 0) code = check_memory(prepared, @PREPARED_BYTES@);
+  if (code != 0) return code;
+@PREPARE@
 }
 
 const char* @NAME@_strerror(int32_t code) {

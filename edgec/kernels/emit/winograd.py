@@ -1,0 +1,233 @@
+"""3x3 convolutions by Winograd's method: transform a block of inputs, one matrix product for each element of a tile, transform back."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import accumulate
+
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T  # noqa: N812
+
+from edgec.kernels.base import vectors
+from edgec.kernels.emit import tiles
+from edgec.kernels.emit.core import Accumulators, Index, Kernel, Vector, address, along, const, function, hold, loop, when
+from edgec.kernels.emit.elementwise import epilogue
+from edgec.kernels.winograd import WinogradPlan
+
+_UNROLL = 4
+_IMAGE, _FILTERS, _BIAS = 0, 1, 2
+
+
+def emit(plan: WinogradPlan, symbol: str) -> tirx.PrimFunc:
+    """The kernel of a plan."""
+    return function(plan, symbol, lambda kernel, task: _Task(plan, kernel, task).run())
+
+
+def of_inputs(m: int, d: Sequence[Vector], lanes: int) -> list[Vector]:
+    """B' d along one axis."""
+    def four(v: Vector) -> Vector:
+        return v * const(4.0, "f32", lanes)
+
+    if m == 2:                                                         # noqa: PLR2004
+        return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
+    five = const(5.0, "f32", lanes)
+    a, b = hold(d[4] - four(d[2]), "f32", lanes), hold(d[3] - four(d[1]), "f32", lanes)
+    c, e = hold(d[4] - d[2], "f32", lanes), hold((d[3] - d[1]) * const(2.0, "f32", lanes), "f32", lanes)
+    return [four(d[0]) + (d[4] - d[2] * five), a + b, a - b, c + e, c - e, four(d[1]) + (d[5] - d[3] * five)]
+
+
+def of_products(m: int, p: Sequence[Vector], lanes: int) -> list[Vector]:
+    """A' p along one axis."""
+    if m == 2:                                                         # noqa: PLR2004
+        return [p[0] + (p[1] + p[2]), p[1] - p[2] - p[3]]
+    a, b = hold(p[1] + p[2], "f32", lanes), hold(p[1] - p[2], "f32", lanes)
+    c, e = hold(p[3] + p[4], "f32", lanes), hold(p[3] - p[4], "f32", lanes)
+    return [p[0] + (a + c), b + e * const(2.0, "f32", lanes), a + c * const(4.0, "f32", lanes), p[5] + (b + e * const(8.0, "f32", lanes))]
+
+
+class _Task:
+    """One run of blocks and one part of the vector groups."""
+
+    def __init__(self, plan: WinogradPlan, kernel: Kernel, task: Index) -> None:
+        self.plan, self.k = plan, kernel
+        self.part, self.chunk = tiles.indices(task, plan.parts)
+        self.output, self.scratch = len(plan.args) - 2, len(plan.args) - 1
+        cells = plan.side * plan.side
+        self.transformed = task * plan.args[-1].elements
+        self.products = self.transformed + cells * plan.tiles * plan.channels
+        self.edge = self.products + cells * plan.tiles * plan.largest
+        self.lanes = kernel.isa.lanes
+
+    def run(self) -> None:
+        plan = self.plan
+        each = -(-plan.blocks // plan.runs)
+        low = self.chunk * each
+        loop(low, low + each if plan.blocks % each == 0 else T.bind(T.min(low + each, plan.blocks)), self.block)
+
+    def block(self, b: Index) -> None:
+        plan = self.plan
+        loop(0, plan.tiles, lambda t: self.transform(b, t))
+        each = -(-len(plan.widths) // plan.parts)
+        low = self.part * each
+        high = low + each if plan.parts * each == len(plan.widths) else T.bind(T.min(low + each, len(plan.widths)))
+        loop(low, high, lambda g: tiles.channels(g, plan.widths, partial(self.group, b)))
+
+    def place(self, b: Index, t: Index) -> tuple[Index, Index, Index]:
+        """Image, row and column of the outputs of a tile; the last tile stands for those behind it."""
+        plan = self.plan
+        rows, columns = plan.grid
+        number, count = b * plan.tiles + t, plan.x.axes[0].extent * rows * columns
+        if plan.blocks * plan.tiles != count:
+            number = T.min(number, count - 1)
+        column, row, image = tiles.indices(T.bind(number), columns, rows)
+        return (0 if plan.x.axes[0].extent == 1 else image), row * plan.m, column * plan.m
+
+    # Inputs
+
+    def transform(self, b: Index, t: Index) -> None:
+        """The transformed inputs of one tile. Tiles at an edge are first copied to where zeros surround them."""
+        plan, side = self.plan, self.plan.side
+        n, y, x = self.place(b, t)
+        y, x = y - plan.pads[0], x - plan.pads[1]
+        height, width = (a.extent for a in plan.x.axes[2:])
+        at_edge = tirx.any(tirx.LT(y, 0), tirx.LT(x, 0), tirx.GT(y, height - side), tirx.GT(x, width - side))
+        rows, columns = (a.stride for a in plan.x.axes[2:])
+        channels = plan.x.axes[1]
+
+        def inside() -> None:
+            base = address(plan.x, [n, 0, 0, 0]) + y * rows + x * columns
+            self.vectors(lambda c, w: self.tile(t, c, w, lambda i, j: self.k.load(
+                _IMAGE, base + along(channels, c) + i * rows + j * columns, w)))
+
+        def padded() -> None:
+            for i in range(side):
+                for j in range(side):
+                    self.vectors(partial(self.copy, n, y + i, x + j, self.edge + (i * side + j) * plan.channels))
+            self.vectors(lambda c, w: self.tile(t, c, w, lambda i, j: self.k.load(
+                self.scratch, self.edge + (i * side + j) * plan.channels + c, w)))
+
+        fits = height >= side and width >= side
+        if fits:
+            with T.If(at_edge):
+                with T.Then():
+                    padded()
+                with T.Else():
+                    inside()
+        else:
+            padded()
+
+    def copy(self, n: Index, y: Index, x: Index, target: Index, c: Index, lanes: int) -> None:
+        """Channels of one input, or zeros outside of the image."""
+        height, width = (a.extent for a in self.plan.x.axes[2:])
+        with T.If(tirx.all(tirx.GE(y, 0), tirx.GE(x, 0), tirx.LT(y, height), tirx.LT(x, width))):
+            with T.Then():
+                self.k.store(self.scratch, self.k.load(_IMAGE, address(self.plan.x, [n, c, y, x]), lanes), target + c, lanes)
+            with T.Else():
+                self.k.store(self.scratch, const(0.0, "f32", lanes), target + c, lanes)
+
+    def vectors(self, body: Callable[[Index, int], None]) -> None:
+        """Run body(first channel, lanes) for every vector of input channels."""
+        count = self.plan.channels // self.lanes
+        loop(0, count, lambda v: body(v * self.lanes, self.lanes))
+        start = count * self.lanes
+        for width in vectors(self.plan.channels - start, self.lanes):
+            body(start, width)
+            start += width
+
+    def tile(self, t: Index, c: Index, lanes: int, read: Callable[[int, int], Vector]) -> None:
+        """B' d B of one tile for a vector of channels."""
+        plan, side = self.plan, self.plan.side
+        half = Accumulators([lanes] * side, side)
+        for j in range(side):
+            column = [hold(read(i, j), "f32", lanes) for i in range(side)]
+            for i, value in enumerate(of_inputs(plan.m, column, lanes)):
+                half.set(i, j, value)
+        for i in range(side):
+            for j, value in enumerate(of_inputs(plan.m, [half.get(i, j) for j in range(side)], lanes)):
+                at = self.transformed + ((i * side + j) * plan.tiles + t) * plan.channels + c
+                self.k.store(self.scratch, value, at, lanes)
+
+    # Products
+
+    def group(self, b: Index, widths: tuple[int, ...], first: Index) -> None:
+        """All tiles of a block for one vector group."""
+        plan, columns = self.plan, self.plan.columns
+        places = [0, *accumulate(widths)]
+
+        def element(e: Index) -> None:
+            loop(0, plan.tiles // columns, lambda i: self.product(e, i * columns, columns, widths, first))
+            if plan.tiles % columns:
+                self.product(e, plan.tiles // columns * columns, plan.tiles % columns, widths, first)
+
+        def back(t: Index) -> None:
+            n, y, x = self.place(b, t)
+            for j, lanes in enumerate(widths):
+                self.outputs(t, (n, first + places[j], y, x), places[j], lanes)
+
+        loop(0, plan.side * plan.side, element)
+        loop(0, plan.tiles, back)
+
+    def product(self, e: Index, start: Index, columns: int, widths: tuple[int, ...], first: Index) -> None:
+        """One register tile: `columns` tiles from `start`, at element e, over all input channels."""
+        plan, size = self.plan, sum(widths)
+        places = [0, *accumulate(widths)][:-1]
+        cells = plan.side * plan.side
+        acc = Accumulators(widths, columns)
+        for i in range(columns):
+            for j, w in enumerate(widths):
+                acc.set(i, j, const(0.0, "f32", w))
+        filters = first * (cells * plan.channels) + e * (plan.channels * size)
+        pixels = [self.transformed + (e * plan.tiles + start + i) * plan.channels for i in range(columns)]
+
+        def add(c: Index, pixel: Callable[[int, int], Vector]) -> None:
+            loaded = [T.bind(self.k.load(_FILTERS, filters + c * size + at, w)) for at, w in zip(places, widths, strict=True)]
+            for i in range(columns):
+                for j, w in enumerate(widths):
+                    acc.set(i, j, acc.get(i, j) + pixel(i, w) * loaded[j])
+
+        def by_broadcast(c: Index) -> None:
+            add(c, lambda i, w: self.k.splat(self.scratch, pixels[i] + c, w))
+
+        def by_lane(q: Index) -> None:
+            held = [T.bind(self.k.load(self.scratch, p + q * self.lanes, self.lanes)) for p in pixels]
+            for u in range(self.lanes):
+                add(q * self.lanes + u, lambda i, w, u=u: tirx.Shuffle([held[i]], [tirx.IntImm("int32", u)] * w))  # type: ignore[misc]
+
+        def several(q: Index, count: int) -> None:
+            for u in range(count):
+                by_broadcast(q + u)
+
+        if self.k.isa.broadcast == "lane":
+            whole = plan.channels // self.lanes
+            loop(0, whole, by_lane)
+            several(whole * self.lanes, plan.channels % self.lanes)
+        else:
+            loop(0, plan.channels // _UNROLL, lambda q: several(q * _UNROLL, _UNROLL))
+            several(plan.channels // _UNROLL * _UNROLL, plan.channels % _UNROLL)
+        for i in range(columns):
+            for j, w in enumerate(widths):
+                self.k.store(self.scratch, acc.get(i, j), self.products + (e * plan.tiles + start + i) * plan.largest + places[j], w)
+
+    # Outputs
+
+    def outputs(self, t: Index, at: tuple[Index, Index, Index, Index], offset: int, lanes: int) -> None:
+        """A' p A of one tile for a vector of output channels, bias and epilogue; outputs outside of the image are left out."""
+        plan, side, m = self.plan, self.plan.side, self.plan.m
+        n, channel, y, x = at
+        half = Accumulators([lanes] * side, m)
+        for j in range(side):
+            column = [hold(self.k.load(self.scratch, self.products + ((i * side + j) * plan.tiles + t) * plan.largest + offset, lanes),
+                           "f32", lanes) for i in range(side)]
+            for i, value in enumerate(of_products(m, column, lanes)):
+                half.set(i, j, value)
+        bias = T.bind(self.k.load(_BIAS, channel, lanes)) if plan.bias else None
+        height, width = (a.extent for a in plan.y.axes[2:])
+        for i in range(m):
+            row = [hold(v, "f32", lanes) for v in of_products(m, [half.get(i, j) for j in range(side)], lanes)]
+            for j, value in enumerate(row):
+                conditions = [tirx.LT(p, size) for p, size, k in ((y + i, height, i), (x + j, width, j)) if size % m and k >= size % m]
+                when(tirx.all(*conditions) if len(conditions) > 1 else conditions[0] if conditions else True,
+                     partial(self.write, [n, channel, y + i, x + j], value if bias is None else value + bias, lanes))
+
+    def write(self, at: Sequence[Index], value: Vector, lanes: int) -> None:
+        made = epilogue(self.k, self.plan.epilogue, value, at, 1, lanes)
+        self.k.write(self.output, self.plan.y, at, 1, made, lanes)

@@ -1,0 +1,91 @@
+"""When a convolution becomes one by Winograd's method, and with which tiles."""
+
+from dataclasses import replace
+
+from edgec.cost import choose_tile, kernel_cycles, memory_cycles
+from edgec.ir.layout import Axis
+from edgec.isa import Isa
+from edgec.kernels.base import Arg, Operands, Planned, chunks, traffic, vectors
+from edgec.kernels.image import Images
+from edgec.kernels.plan_contract import convolution as direct
+from edgec.kernels.region import Region
+from edgec.kernels.taps import Geometry
+from edgec.kernels.winograd import TAPS, FiltersPlan, WinogradPlan, scratch_elements
+
+_RUNS = 8               # runs of blocks, each with scratch memory of its own, that are offered to threads
+_GAIN = 0.9             # of the time of the direct form, below which the transformed one is worth its memory
+_LEAST = 16             # channels below which the transforms cost more than the products save
+_MOST_TILES = 64        # tiles of a block: more do not make the stream of filters any cheaper
+_SUMS = {2: (8, 6), 4: (14, 12)}    # operations of the transforms along one axis: of inputs, of products
+
+
+def convolution(region: Region, isa: Isa, operands: Operands) -> Planned | str:
+    """The direct plan of a Conv, or the fastest form of Winograd's when that is predicted to be clearly faster.
+
+    `exact` and `optimize` = "size" among the further facts of the unit forbid it: it rounds more, and its filters take more memory.
+    """
+    made = direct(region, isa, operands)
+    if isinstance(made, str) or isa.fact("exact") or isa.fact("optimize") == "size":
+        return made
+    forms = (_form(region, isa, operands, m) for m in _SUMS)
+    best = min((f for f in forms if f is not None), key=lambda f: f.plan.cycles, default=None)
+    return best if best is not None and best.plan.cycles < _GAIN * made.plan.cycles else made
+
+
+def _form(region: Region, isa: Isa, operands: Operands, m: int) -> Planned | None:
+    node = region.anchor
+    inputs = tuple(v for v in region.anchor_inputs if v is not None)
+    if node is None or len(inputs[0].dims) != 4 or int(node.attrs.get("group", 1)) != 1 or inputs[1].tensor.dtype != "f32":  # noqa: PLR2004
+        return None
+    geometry, images = Geometry.of(node.attrs, inputs[1].dims[2:]), Images.of(inputs, region, operands)
+    x, y = images.x, images.y
+    if (geometry.kernel, geometry.strides, geometry.dilations) != ((TAPS, TAPS), (1, 1), (1, 1)):
+        return None
+    if images.cut or inputs[0].tensor.dtype != "f32":
+        return None
+    if min(x.axes[1].extent, y.axes[1].extent) < _LEAST or not all(_contiguous(v.axes[1], isa.lanes) for v in (x, y)):
+        return None
+    return _plan(region, isa, images, m, geometry.pads[:2])
+
+
+def _contiguous(axis: Axis, lanes: int) -> bool:
+    """Whether vectors of channels lie in a row."""
+    return axis.inner == 1 and axis.block % lanes == 0 if axis.block else axis.stride == 1
+
+
+def _plan(region: Region, isa: Isa, images: Images, m: int, pads: tuple[int, int]) -> Planned:
+    x, y, side = images.x, images.y, m + TAPS - 1
+    (count, ic, *_), oc = x.shape, y.axes[1].extent
+    total = count * -(-y.axes[2].extent // m) * -(-y.axes[3].extent // m)
+    room = max(4, (isa.l2_bytes or 8 * isa.l1_bytes) // 2 // (side * side * ic * 4))
+    blocks = -(-total // min(room, _MOST_TILES))
+    tiles = -(-total // blocks)
+    lanes = vectors(oc, isa.lanes)
+    tile = choose_tile(isa, lanes, tiles, ic, rows=side * side, lane=isa.broadcast == "lane" and ic % isa.lanes == 0)
+    widths = tuple(lanes[i:i + tile.nb] for i in range(0, len(lanes), tile.nb))
+    runs = chunks(blocks, _RUNS)
+    parts = min(len(widths), 2) if runs == 1 else 1
+    filters = side * side * ic * oc
+    args = list(images.args(region))
+    args[1] = Arg("prepared", "f32", filters)
+    args.append(Arg("scratch", "f32", scratch_elements(side, tiles, ic, max(map(sum, widths)))))
+    streamed = blocks * memory_cycles(isa, filters * 4, filters * 4)
+    transforms = parts * _transform(isa, side, m, ic) + _transform(isa, side, m, oc, back=True)
+    computing = max(blocks * tile.cycles, streamed) + total * transforms
+    cycles = kernel_cycles(isa, 0, traffic(args[:1] + args[2:]), computing=computing)
+    prepare = FiltersPlan(isa, (Arg("weight", "f32", ic * oc * TAPS * TAPS), Arg("output", "f32", filters)), len(widths), m=m, channels=ic,
+                          widths=widths)
+    plan = WinogradPlan(isa, tuple(args), runs * parts, x=x, y=y, m=m, pads=pads, widths=widths, tiles=tiles,
+                        columns=min(tile.tw, tiles), runs=runs, parts=parts, bias=images.bias, epilogue=images.epilogue(region),
+                        macs=y.axes[0].extent * oc * y.axes[2].extent * y.axes[3].extent * ic * TAPS * TAPS, bytes=traffic(args),
+                        cycles=cycles)
+    return Planned(replace(plan, prepare=((1, prepare),)), (*images.inputs, *region.operands))
+
+
+def _transform(isa: Isa, side: int, m: int, channels: int, *, back: bool = False) -> float:
+    """Cycles of the transform of all channels of one tile: arithmetic along both axes, and each element loaded and stored."""
+    sums = _SUMS[m][back] * (side + (m if back else side))
+    moved = side * side + (m * m if back else side * side)
+    return -(-channels // isa.lanes) * (sums / isa.fma_ports + moved / isa.load_ports)
+
+

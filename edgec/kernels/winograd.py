@@ -1,0 +1,104 @@
+"""Plans for 3x3 convolutions by Winograd's minimal filtering: F(2x2, 3x3) and F(4x4, 3x3).
+
+Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016: a tile of m x m outputs is A' ((G g G') * (B' d B)) A, where
+d are its (m+2) x (m+2) inputs and * multiplies element by element. Over all channels, each of the (m+2)^2 elements is a matrix product of
+its own, so 9 multiplications an output become (m+2)^2 / m^2: four for m=2, two and a quarter for m=4.
+
+G g G' of all filters is computed once, by `NAME_prepare` (`FiltersPlan`).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgec.ir.graph import Array
+from edgec.ir.layout import View
+from edgec.kernels.base import Epilogue, KernelPlan
+
+TAPS = 3
+
+
+@dataclass(frozen=True)
+class WinogradPlan(KernelPlan):
+    """args: input, filters (as FiltersPlan makes them), [bias], epilogue operands…, output, scratch.
+
+    `x`, `y`: views [n, c, h, w]. `m`: outputs of a tile along each axis. `pads`: above and to the left. `widths`: the vector groups of the
+    output channels. `tiles` neighboring tiles, of all images in a row, are transformed together: a block; `columns` of them make a register
+    tile of the products. A task is one of `runs` equal runs of blocks, and one of `parts` equal parts of the vector groups.
+    """
+
+    x: View
+    y: View
+    m: int
+    pads: tuple[int, int]
+    widths: tuple[tuple[int, ...], ...]
+    tiles: int
+    columns: int
+    runs: int
+    parts: int
+    bias: bool
+    epilogue: Epilogue
+
+    kind = "winograd"
+
+    @property
+    def algo(self) -> str:
+        """The form, and the register tile: tiles x vectors."""
+        return f"winograd{self.m}_{self.columns}x{max(map(len, self.widths))}"
+
+    @property
+    def side(self) -> int:
+        """Inputs of a tile along each axis."""
+        return self.m + TAPS - 1
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tiles of an image."""
+        return -(-self.y.axes[2].extent // self.m), -(-self.y.axes[3].extent // self.m)
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of tiles in all images."""
+        rows, columns = self.grid
+        return -(-self.x.axes[0].extent * rows * columns // self.tiles)
+
+    @property
+    def channels(self) -> int:
+        """Input channels."""
+        return self.x.axes[1].extent
+
+    @property
+    def largest(self) -> int:
+        """Output channels of the largest vector group."""
+        return max(map(sum, self.widths))
+
+
+@dataclass(frozen=True)
+class FiltersPlan(KernelPlan):
+    """args: weight as `pack` puts it, output [vector group][element of the tile][input channel][lane]. A task is one vector group."""
+
+    m: int
+    channels: int
+    widths: tuple[tuple[int, ...], ...]
+
+    kind = "winograd_filters"
+
+    @property
+    def algo(self) -> str:
+        """The form."""
+        return f"filters{self.m}"
+
+
+def pack(plan: FiltersPlan, weight: Array) -> Array:
+    """A weight [M, C, 3, 3] as [vector group][channel][tap][lane]."""
+    groups, start = [], 0
+    for widths in plan.widths:
+        size = sum(widths)
+        groups.append(weight[start:start + size].reshape(size, plan.channels, TAPS * TAPS).transpose(1, 2, 0).reshape(-1))
+        start += size
+    return np.ascontiguousarray(np.concatenate(groups))
+
+
+def scratch_elements(side: int, tiles: int, channels: int, largest: int) -> int:
+    """What a task needs: transformed inputs of a block, products of a block for one vector group, one tile at an edge."""
+    return side * side * (tiles * (channels + largest) + channels)
