@@ -45,7 +45,7 @@ def files(
 
 def _kernels(program: Program, kernels: Mapping[str, str]) -> str:
     """Every kernel behind what it needs."""
-    origins = {s.kernel: c_source.comment(s.origin) for s in reversed(program.calls)}
+    origins = {s.kernel: c_source.comment(s.origin) for s in reversed((*program.prepare, *program.calls))}
     parts = []
     for key in sorted(origins):
         kernel = program.kernels[key]

@@ -25,8 +25,8 @@ def convolution(region: Region, isa: Isa, operands: Operands) -> Planned | str:
     `exact` and `optimize` = "size" among the further facts of the unit forbid it: it rounds more, and its filters take more memory.
     """
     made = direct(region, isa, operands)
-    if isinstance(made, str) or isa.fact("exact") or isa.fact("optimize") == "size":
-        return made
+    if isinstance(made, str) or isa.fact("exact") or isa.fact("optimize") == "size" or isa.lanes == 1:
+        return made                                                    # without vectors: a microcontroller, which has no room for filters
     forms = (_form(region, isa, operands, m) for m in _SUMS)
     best = min((f for f in forms if f is not None), key=lambda f: f.plan.cycles, default=None)
     return best if best is not None and best.plan.cycles < _GAIN * made.plan.cycles else made
