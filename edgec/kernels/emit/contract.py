@@ -123,7 +123,7 @@ class _Tile:
             for part in range(0, plan.unroll, lanes):
                 loaded = {i: T.bind(self.k.load(0, pixel + c * plan.unroll + part + i * stride, lanes)) for i in columns}
                 for u in range(lanes):
-                    self._fma(acc, self._weights(q, weight, c * plan.unroll + part + u), columns, partial(_spread, loaded, u))
+                    self._fma(acc, self._weights(q, weight, c * plan.unroll + part + u), columns, partial(_of_column, loaded, u))
 
         loop(0, plan.chunk // plan.unroll, by_lane if self.lane_form else by_broadcast)
 
@@ -142,6 +142,6 @@ class _Tile:
                 acc.set(i, j, acc.get(i, j) + pixel(i, w) * weights[j])
 
 
-def _spread(loaded: dict[int, Vector], number: int, column: int, width: int) -> Vector:
+def _of_column(loaded: dict[int, Vector], number: int, column: int, width: int) -> Vector:
     """One lane of the vector that was loaded for a column, in every lane of a vector of `width`."""
-    return lane(loaded[column], number) if width == 1 else tirx.Shuffle([loaded[column]], [tirx.IntImm("int32", number)] * width)
+    return lane(loaded[column], number, width)

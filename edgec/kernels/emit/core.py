@@ -141,9 +141,9 @@ class Kernel:
         self.store(arg, value, address(view, at), lanes, along.inner if along.block else along.stride)
 
 
-def lane(value: Vector, i: int) -> Vector:
-    """One lane of a vector."""
-    return tirx.Shuffle([value], [tirx.IntImm("int32", i)])
+def lane(value: Vector, i: int, width: int = 1) -> Vector:
+    """One lane of a vector, in each lane of a vector of `width`: by-element multiplication on aarch64."""
+    return tirx.Shuffle([value], [tirx.IntImm("int32", i)] * width)
 
 
 def address(view: View, at: Sequence[Index]) -> Index:

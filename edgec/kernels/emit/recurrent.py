@@ -10,7 +10,7 @@ from tvm.script.ir_builder import tirx as T  # noqa: N812
 from edgec.ir.layout import View
 from edgec.kernels.base import vectors
 from edgec.kernels.emit import tiles
-from edgec.kernels.emit.core import Accumulators, Index, Kernel, Vector, address, const, function, loop
+from edgec.kernels.emit.core import Accumulators, Index, Kernel, Vector, address, const, function, lane, loop
 from edgec.kernels.emit.elementwise import evaluate
 from edgec.kernels.recurrent import RecurrentPlan
 
@@ -203,7 +203,7 @@ class _Task:
         def block(q: Index) -> None:
             held = [T.bind(self.k.load(source, start + q * lanes, lanes)) for start in starts]
             for u in range(lanes):
-                add(q * lanes + u, u, lambda i, w, u=u: tirx.Shuffle([held[i]], [tirx.IntImm("int32", u)] * w))  # type: ignore[misc]
+                add(q * lanes + u, u, lambda i, w, u=u: lane(held[i], u, w))  # type: ignore[misc]
 
         def plain(first: Index, count: int) -> None:
             for u in range(count):

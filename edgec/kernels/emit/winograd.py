@@ -9,7 +9,7 @@ from tvm.script.ir_builder import tirx as T  # noqa: N812
 
 from edgec.kernels.base import vectors
 from edgec.kernels.emit import tiles
-from edgec.kernels.emit.core import Accumulators, Index, Kernel, Vector, address, along, const, function, hold, loop, when
+from edgec.kernels.emit.core import Accumulators, Index, Kernel, Vector, address, along, const, function, hold, lane, loop, when
 from edgec.kernels.emit.elementwise import epilogue
 from edgec.kernels.winograd import WinogradPlan
 
@@ -190,7 +190,7 @@ class _Task:
         def by_lane(q: Index) -> None:
             held = [T.bind(self.k.load(self.scratch, p + q * self.lanes, self.lanes)) for p in pixels]
             for u in range(self.lanes):
-                add(q * self.lanes + u, lambda i, w, u=u: tirx.Shuffle([held[i]], [tirx.IntImm("int32", u)] * w))  # type: ignore[misc]
+                add(q * self.lanes + u, lambda i, w, u=u: lane(held[i], u, w))  # type: ignore[misc]
 
         def several(q: Index, count: int) -> None:
             for u in range(count):
