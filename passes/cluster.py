@@ -4,7 +4,7 @@ A region grows forward from its anchor along values that nobody else reads, and 
 only if `edgec.kernels.plan` answers with a plan for it: no region without an emitter.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from edgec.errors import UsageError
 from edgec.ir.edit import attributes, origins, prune, rename, splice
@@ -38,7 +38,7 @@ class _Cluster:
         self.graph, self.isa, self.units, self.most, self.context = graph, isa, units, most, context
         self.place = {n: i for i, n in enumerate(graph.nodes)}
         self.taken: dict[Node, Node] = {}
-        self.images = Operands.of(graph.weights, lambda v: assumed_view(v, isa))
+        self.images = Operands.of(graph.weights, assumed_views(graph, isa))
         self.rows = Operands.of(graph.weights, lambda v: View.of(v.dims))
 
     def run(self) -> Graph:
@@ -184,3 +184,9 @@ def assumed_view(value: Value, isa: Isa) -> View:
     """Where a value will probably lie: images by channels, everything else row-major."""
     dims = value.dims
     return View.of(dims, image_layout(value.tensor, isa.lanes) if len(dims) == 4 else None)   # noqa: PLR2004
+
+
+def assumed_views(graph: Graph, isa: Isa) -> Callable[[Value], View]:
+    """Where each value of a graph will probably lie: the interface is row-major."""
+    border = {*graph.inputs, *graph.outputs}
+    return lambda v: View.of(v.dims) if v in border else assumed_view(v, isa)

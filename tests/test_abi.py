@@ -178,7 +178,13 @@ int main(void) {
   const char* missing = NULL;
   int code = MODEL(check_cpu)(&missing), wanted = MODEL(CPU);
   if (code == MODEL(OK)) wanted = MODEL(OK);
-  if (MODEL(prepare)(MODEL(weights), NULL) != wanted || MODEL(run)(x, y, arena) != wanted) return 9;
+  void* prepared = aligned_alloc(64, (MODEL(PREPARED_BYTES) + 64) / 64 * 64);
+  if (MODEL(prepare)(MODEL(weights), prepared) != wanted) return 9;
+#if PREPARED
+  if (MODEL(run)(x, y, arena, prepared) != wanted) return 9;
+#else
+  if (MODEL(run)(x, y, arena) != wanted) return 9;
+#endif
   printf("%s: %s\\n", missing != NULL ? missing : "nothing", MODEL(strerror)(code));
   return code;
 }
@@ -190,7 +196,8 @@ def test_a_newer_processors_code_refuses_an_older_one(tmp_path: Path) -> None:
     made = bundle("digits_cnn", "cortex-a76")
     (tmp_path / "refusal.c").write_text(REFUSAL)
     write_header(made, tmp_path)
-    compiler = ("aarch64-linux-gnu-gcc", "-std=c11", *STRICT, "-O1", "-static", *linked(made), "-I.")
+    prepared = f"-DPREPARED={int(made.manifest['sizes']['prepared_bytes'] > 0)}"
+    compiler = ("aarch64-linux-gnu-gcc", "-std=c11", *STRICT, "-O1", "-static", *linked(made), "-I.", prepared)
     run(tmp_path, *compiler, "refusal.c", "-o", "refusal", "-lm")
     run(tmp_path, *compiler, made.path / "main.c", made.path / "edgec_rt.c", "-o", "example", "-pthread", "-lm")
     older, newer = ([["qemu-aarch64", "-cpu", cpu, tmp_path / p] for p in ("refusal", "example")] for cpu in ("cortex-a72", "max"))

@@ -10,6 +10,7 @@
 #include <iostream>
 #include <iterator>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "digits_cnn.h"
@@ -21,13 +22,30 @@ constexpr std::size_t kPixels = 28 * 28;
 using Image = std::array<float, kPixels>;
 using Logits = std::array<float, 10>;
 
-static_assert(digits_cnn_STATE_BYTES == 0 && digits_cnn_PREPARED_BYTES == 0);
-static_assert(digits_mobilenet_STATE_BYTES == 0 && digits_mobilenet_PREPARED_BYTES == 0);
+static_assert(digits_cnn_STATE_BYTES == 0 && digits_mobilenet_STATE_BYTES == 0);
 
 // The models run one after the other, so one arena serves both.
 constexpr std::size_t kArena = std::max<std::size_t>(digits_cnn_ARENA_BYTES, digits_mobilenet_ARENA_BYTES);
 constexpr std::size_t kAlignment = std::max<std::size_t>(digits_cnn_ALIGNMENT, digits_mobilenet_ALIGNMENT);
 alignas(kAlignment) std::array<unsigned char, std::max<std::size_t>(kArena, 1)> arena;
+
+// What a model makes of its weights once, before its first run: 0 bytes for many models, whose functions then do not ask for it.
+template <std::size_t kBytes>
+struct alignas(kAlignment) Prepared {
+  std::array<unsigned char, std::max<std::size_t>(kBytes, 1)> bytes;
+};
+Prepared<digits_cnn_PREPARED_BYTES> cnn_prepared;
+Prepared<digits_mobilenet_PREPARED_BYTES> mobilenet_prepared;
+
+template <typename Run>
+std::int32_t classify(Run run, const Image& image, Logits& logits, void* prepared) {
+  if constexpr (std::is_invocable_v<Run, const float*, float*, void*>) {
+    static_cast<void>(prepared);
+    return run(image.data(), logits.data(), arena.data());
+  } else {
+    return run(image.data(), logits.data(), arena.data(), prepared);
+  }
+}
 
 std::vector<std::uint8_t> bytes_of(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
@@ -59,6 +77,8 @@ int main(int argc, char** argv) {
     return 3;
   }
   if (!can_run()) return 6;
+  if (digits_cnn_prepare(digits_cnn_weights, cnn_prepared.bytes.data()) != digits_cnn_OK) return 1;
+  if (digits_mobilenet_prepare(digits_mobilenet_weights, mobilenet_prepared.bytes.data()) != digits_mobilenet_OK) return 1;
 
   std::size_t cnn_right = 0, mobilenet_right = 0, vote_right = 0;
   for (std::size_t i = 0; i < labels.size(); ++i) {
@@ -66,11 +86,11 @@ int main(int argc, char** argv) {
     for (std::size_t p = 0; p < kPixels; ++p) image[p] = static_cast<float>(pixels[i * kPixels + p]) / 255.0F;
 
     Logits cnn{}, mobilenet{}, vote{};
-    if (const auto code = digits_cnn_run(image.data(), cnn.data(), arena.data()); code != digits_cnn_OK) {
+    if (const auto code = classify(digits_cnn_run, image, cnn, cnn_prepared.bytes.data()); code != digits_cnn_OK) {
       std::cerr << "digits_cnn: " << digits_cnn_strerror(code) << "\n";
       return 1;
     }
-    if (const auto code = digits_mobilenet_run(image.data(), mobilenet.data(), arena.data()); code != digits_mobilenet_OK) {
+    if (const auto code = classify(digits_mobilenet_run, image, mobilenet, mobilenet_prepared.bytes.data()); code != digits_mobilenet_OK) {
       std::cerr << "digits_mobilenet: " << digits_mobilenet_strerror(code) << "\n";
       return 1;
     }

@@ -72,7 +72,7 @@ class _Groups:
         self.isa = cpu_isa(target)
         self.devices = devices(target)
         self.constants = constants(graph)
-        self.images = Operands.of(graph.weights, lambda v: cluster.assumed_view(v, self.isa))
+        self.images = Operands.of(graph.weights, cluster.assumed_views(graph, self.isa))
         self.rows = Operands.of(graph.weights, lambda v: v.tensor.view)
         self.quantized = qdq.groups(graph)
         self.answers = dict[str, tflite_costs.Answer | None]()

@@ -16,7 +16,7 @@ static const port in_ports[] = {IN_PORTS}, out_ports[] = {OUT_PORTS};
 enum { INPUTS = sizeof in_ports / sizeof in_ports[0], OUTPUTS = sizeof out_ports / sizeof out_ports[0] };
 typedef struct { void* outs[OUTPUTS]; edgec_rt* rt; int rounds, wrong; } user;
 
-static void *weights, *ins[INPUTS];
+static void *weights, *prepared, *ins[INPUTS];
 static user first;
 
 static void* memory(size_t bytes) {
@@ -34,6 +34,7 @@ static void* work(void* context) {
   args.size = sizeof args;
   args.abi = EDGEC_ABI;
   args.weights = weights;
+  args.prepared = prepared;
   args.arena = memory(MODEL(ARENA_BYTES));
   args.in = (const void* const*)ins;
   args.out = u->outs;
@@ -62,6 +63,8 @@ int main(int argc, char** argv) {
   int i, threads, wrong;
   if (argc != 2 + INPUTS) return 2;
   weights = read_file(argv[1], MODEL(WEIGHTS_BYTES));
+  prepared = memory(MODEL(PREPARED_BYTES));
+  if (MODEL(prepare)(weights, prepared) != 0) return 4;
   for (i = 0; i < INPUTS; i++) ins[i] = read_file(argv[2 + i], in_ports[i].bytes);
   first.rounds = 1; /* alone, without a pool */
   work(&first);
@@ -83,6 +86,7 @@ int main(int argc, char** argv) {
   for (i = 0; i < INPUTS; i++) free(ins[i]);
   for (i = 0; i < OUTPUTS; i++) free(first.outs[i]);
   free(weights);
+  free(prepared);
   printf("%d\n", wrong);
   return wrong != 0;
 }

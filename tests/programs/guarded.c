@@ -64,7 +64,7 @@ static void transfer(const char* path, block b, const char* mode) {
 }
 
 int main(int argc, char** argv) {
-  block weights, arena, in[INPUTS], out[OUTPUTS];
+  block weights, prepared, arena, in[INPUTS], out[OUTPUTS];
   const void* ins[INPUTS];
   void* outs[OUTPUTS];
   MODEL(args) args;
@@ -73,6 +73,7 @@ int main(int argc, char** argv) {
   weights = place(argv[1], MODEL(WEIGHTS_BYTES), MODEL(ALIGNMENT));
   transfer(argv[2], weights, "rb");
   freeze(weights);
+  prepared = place(argv[1], MODEL(PREPARED_BYTES), MODEL(ALIGNMENT));
   arena = place(argv[1], MODEL(ARENA_BYTES), MODEL(ALIGNMENT));
   for (i = 0; i < INPUTS; i++) {
     in[i] = place(argv[1], in_ports[i].bytes, in_ports[i].align);
@@ -88,11 +89,14 @@ int main(int argc, char** argv) {
   args.size = sizeof args;
   args.abi = EDGEC_ABI;
   args.weights = weights.data;
+  args.prepared = prepared.data;
   args.arena = arena.data;
   args.in = ins;
   args.out = outs;
-  code = MODEL(prepare)(args.weights, NULL);
+  code = MODEL(prepare)(args.weights, args.prepared);
   if (code != 0) stop(MODEL(strerror)(code), code);
+  check(prepared, "outside the prepared memory");
+  freeze(prepared);
   for (run = 0; run < 2; run++) {
     code = MODEL(run_args)(&args);
     if (code != 0) stop(MODEL(strerror)(code), code);
@@ -105,6 +109,7 @@ int main(int argc, char** argv) {
   }
   for (i = 0; i < INPUTS; i++) give_back(in[i]);
   give_back(weights);
+  give_back(prepared);
   give_back(arena);
   return 0;
 }

@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <memory>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #include "digits_cnn.h"
@@ -15,6 +16,13 @@ template <std::size_t kBytes>
 struct alignas(64) Arena {
   unsigned char bytes[kBytes];
 };
+
+// A model with prepared memory takes it as its last argument.
+template <typename Run>
+int run(Run model, const unsigned char* weights, const edgec_rt* rt, const float* image, float* logits, void* arena, void* prepared) {
+  if constexpr (std::is_invocable_v<Run, const void*, const edgec_rt*, const float*, float*, void*>) return model(weights, rt, image, logits, arena);
+  else return model(weights, rt, image, logits, arena, prepared);
+}
 
 std::vector<float> read(const char* path) {
   std::vector<float> data(28 * 28);
@@ -41,7 +49,10 @@ int main(int argc, char** argv) {
       others_wrong |= digits_transformer_run_with(digits_transformer_weights, rt, image.data(), transformer.data(), arena->bytes);
   });
   const auto arena = std::make_unique<Arena<digits_cnn_ARENA_BYTES>>();
-  for (int i = 0; i < 20; ++i) wrong |= digits_cnn_run_with(digits_cnn_weights, rt, image.data(), cnn.data(), arena->bytes);
+  const auto prepared = std::make_unique<Arena<digits_cnn_PREPARED_BYTES + 1>>();
+  wrong |= digits_cnn_prepare(digits_cnn_weights, prepared->bytes);
+  for (int i = 0; i < 20; ++i)
+    wrong |= run(digits_cnn_run_with, digits_cnn_weights, rt, image.data(), cnn.data(), arena->bytes, prepared->bytes);
   other.join();
   edgec_rt_destroy(rt);
   if (wrong != 0 || others_wrong != 0) return 5;
