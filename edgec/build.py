@@ -100,6 +100,7 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
                          optimize_for=optimize_for, exact=exact, interface=faces, cache=cache, fitted=fitted, units=units,
                          place=place)
     fit.check(fit.uses(made.schedule.program, 0, machine.memories), machine.name)
+    _tell_of_reals(made)
     said = list[str]()                                         # about this machine's cache: no part of the bundle
     with _reproducible(graph, machine, watch):
         objects = compile_kernels(made.schedule.plans, made.isa, jobs=jobs, cache_dir=cache, progress=lambda d, n, _: tell("kernels", d, n),
@@ -218,6 +219,16 @@ def report(made: Built) -> dict[str, Any]:
     return {"kernels": len(called), "macs": macs, "predicted_ms": sum(ms.values()), **({"units_ms": ms} if len(ms) > 1 else {}),
             "integer_macs": whole, "weight_sparsity": zeros / total if total else 0.0,
             "energy": asdict(energy(macs, outside, "f32", sram=moved))}
+
+
+def _tell_of_reals(made: Built) -> None:
+    """Note how much of a model a core computes in reals that has no instructions for them."""
+    figures = report(made)
+    reals = figures["macs"] - figures["integer_macs"]
+    if reals and made.isa.fact("fpu", default=True) is False:
+        share = f"{reals / figures['macs']:.0%}"
+        made.context.note(f"{made.target.name} has no instructions for reals: {share} of the multiply-accumulates take routines, "
+                          "which are many times slower than predicted; --int8 --calibrate SAMPLES makes integers of them")
 
 
 def _multiplies_bytes(plan: KernelPlan) -> bool:

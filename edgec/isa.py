@@ -48,9 +48,11 @@ class Isa:
 
     @property
     def integer(self) -> Self:
-        """The same core as LLVM should see it for integer kernels."""
+        """The same core as LLVM should see it for integer kernels: a core without vectors has other registers for integers."""
         mattr = tuple(str(a) for a in self._texts("integer_mattr")) or self.mattr
-        return replace(self, mcpu=str(self.fact("integer_mcpu", self.mcpu)), mattr=mattr)
+        registers = self.fact("core_registers", self.registers)
+        return replace(self, mcpu=str(self.fact("integer_mcpu", self.mcpu)), mattr=mattr,
+                       registers=registers if isinstance(registers, int) else self.registers)
 
     @property
     def int8_form(self) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgec import cli
-from edgec.build import build, read
+from edgec.build import build, compile_graph, read
 from edgec.bundle import Bundle
 from edgec.codegen import elf, toolchain
 from edgec.codegen import object as kernels
@@ -17,6 +17,7 @@ from edgec.emulator import board
 from edgec.errors import DeviceError, DoesNotFit, SourceError, ToolMissing, UsageError
 from edgec.ir.evaluate import evaluate
 from edgec.isa import cpu_isa
+from edgec.kernels.dot import DotPlan
 from edgec.session import load
 from edgec.target import find, from_text
 from tests.bundles import bundle, feeds, source
@@ -54,6 +55,15 @@ def test_one_instruction_at_a_time_adds_up() -> None:
     assert 4 * 4 * 3 + 8 <= step <= 1.1 * (4 * 4 * 3 + 8)         # 16 VFMA of three cycles, 8 loads
     m7 = cpu_isa(find("cortex-m7"))
     assert 16 <= tile_cycles(m7, 4, 4, 1000) / 1000 <= 1.1 * 16   # two instructions a cycle: the loads are beside
+
+
+def test_integers_have_registers_of_their_own() -> None:
+    assert [cpu_isa(find(name)).integer.registers for name in CORES] == [10] * len(CORES)
+    assert cpu_isa(find("cortex-a72")).integer.registers == 32
+    made = compile_graph(read(source("mlperf_kws_dscnn_qdq_s8"), static=True), "cortex-m4", "kws")
+    tiles = [p for p in made.schedule.plans.values() if isinstance(p, DotPlan)]
+    assert tiles
+    assert all(p.columns * max(map(len, p.widths)) <= 10 for p in tiles)
 
 
 def test_names_that_a_compiler_may_call() -> None:
@@ -103,6 +113,13 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     small.write_text("target small : cortex-m4 { memory flash { size = 353152 B } }")
     assert cli.main(["-q", "build", str(source("digits_cnn")), "--target", str(small), "-o", str(tmp_path / "no.edgec")]) == 4
     assert not (tmp_path / "no.edgec").exists()
+
+
+def test_reals_without_instructions_for_them_are_told_of() -> None:
+    said = "cortex-m3 has no instructions for reals: 100% of the multiply-accumulates take routines"
+    assert any(said in note for note in bundle("digits_cnn", "cortex-m3").manifest["notes"])
+    assert not any("reals" in note for note in bundle("digits_cnn", "cortex-m4").manifest["notes"])
+    assert not any("reals" in note for note in bundle("mlperf_kws_dscnn_qdq_s8", "cortex-m3").manifest["notes"])
 
 
 def test_a_memory_holds_what_there_is() -> None:
