@@ -42,12 +42,12 @@ class Simulated:
         return f"what the operators of {' and '.join(self.names)} mean, in numpy"
 
     def launch(self, unit: int, kernel: int, given: Sequence[bytes], sizes: Sequence[int]) -> Iterator[bytes]:
-        """What a command stream writes into operands of these sizes, the memory that it works in first, from those that it reads."""
+        """What a command stream writes into operands of these sizes, the memory that it works in last, from those that it reads."""
         from edgec.ir.evaluate import run  # noqa: PLC0415  it brings onnx along, which takes long to load
 
         body = self._body(self.names[unit], kernel)
         arrays = [_array(data, v.tensor.dtype, v.dims) for data, v in zip(given, body.inputs, strict=True)]
-        made = [b"", *(np.ascontiguousarray(a).tobytes() for a in run(body, arrays))]
+        made = [*(np.ascontiguousarray(a).tobytes() for a in run(body, arrays)), b""]
         for data, size in zip(made, sizes, strict=True):
             yield data + bytes([_USED]) * (size - len(data))
 

@@ -161,7 +161,8 @@ def per_kernel(bundle: Bundle, model: str | Path, feeds: Sequence[Feeds], tolera
     wanted = [v for name in last if isinstance((v := values[name]).type, Tensor)]
     expected = [evaluate(replace(made.graph, outputs=tuple(wanted)), f) for f in feeds]
     places = Places(made.graph)
-    runs = [bundle.load(poison=True).steps(f) for f in feeds]  # a session each, because an emulator holds one run at a time
+    simulate = bool(bundle.manifest.get("npus"))
+    runs = [bundle.load(poison=True, simulate_npu=simulate).steps(f) for f in feeds]  # one each: an emulator holds one run at a time
     for now in zip(*runs, strict=True):
         step = now[0]
         name = step.call["result"]

@@ -29,6 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
                         "signal-to-noise")
     options.score_options(parser.add_argument_group("score"))
     parser.add_argument("--threads", type=options.positive, metavar="N", help="of a bundle (default: what it was built for)")
+    options.simulate_option(parser)
     options.model_options(parser)
 
 
@@ -87,9 +88,10 @@ def _runners(args: argparse.Namespace) -> "tuple[Sequence[Any], Run, Callable[[]
     from edgec.ir.types import Tensor, dtype_name  # noqa: PLC0415
 
     bundle = Bundle(args.model)
-    session = bundle.load(threads=args.threads)
+    session = bundle.load(threads=args.threads, simulate_npu=args.simulate_npu)
+    who = ", and ".join(filter(None, (session.emulator, session.simulated)))
     ports = [Value(p.name, Tensor(dtype_name(p.dtype), p.shape)) for p in session.inputs]
-    return ports, session.run, lambda: verify.reference(bundle, args.reference)[0], session.emulator
+    return ports, session.run, lambda: verify.plain_reference(bundle, args.reference)[0], who
 
 
 def _graph(args: argparse.Namespace, path: Path) -> "Graph":

@@ -107,6 +107,12 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(filter(None, text.split(",")))
 
 
+def simulate_option(parser: argparse.ArgumentParser) -> None:
+    """What commands that run a bundle take for one with commands of an NPU."""
+    parser.add_argument("--simulate-npu", action="store_true", help="compute regions of an NPU from what their operators mean, because "
+                        "its commands can be executed on the NPU alone")
+
+
 def positive(text: str) -> int:
     """A whole number of at least one."""
     if not text.isdecimal() or int(text) < 1:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgec.commands.console import Console, table
 from edgec.commands.files import write
-from edgec.commands.options import positive
+from edgec.commands.options import positive, simulate_option
 from edgec.errors import BadInput, UsageError
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--out", type=Path, metavar="DIR|FILE.npz", help="write the outputs there")
     parser.add_argument("--seed", type=int, default=0, help="of the random inputs (default: 0)")
     parser.add_argument("--threads", type=positive, metavar="N", help="default: what the bundle was built for")
-    parser.add_argument("--simulate-npu", action="store_true", help="compute regions of an NPU from what their operators mean, because "
-                        "its commands can be executed on the NPU alone")
+    simulate_option(parser)
     parser.add_argument("--poison", action="store_true", help="fill working memory with NaN first, and look for writes outside of it")
 
 

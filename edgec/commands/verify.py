@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgec.commands.console import Console, table
-from edgec.commands.options import positive
+from edgec.commands.options import positive, simulate_option
 from edgec.commands.run import read_arrays
 from edgec.errors import BadInput
 
@@ -30,8 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
                         "front that counts samples (default: random numbers)")
     parser.add_argument("--tolerance", type=float, metavar="E",
                         help="the largest error that is allowed (default: 1e-4, or 1e-3 where convolutions use Winograd's method)")
-    parser.add_argument("--simulate-npu", action="store_true", help="compute regions of an NPU from what their operators mean, because "
-                        "its commands can be executed on the NPU alone")
+    simulate_option(parser)
     parser.add_argument("--per-kernel", action="store_true", help="compare each kernel's result, and name the first that differs")
     parser.add_argument("--seed", type=int, default=1, help="of the random inputs (default: 1)")
     parser.add_argument("--threads", type=positive, metavar="N", help="default: what the bundle was built for")

@@ -1,6 +1,6 @@
 """A region that a compiler of its own makes commands of, as a kernel: what its driver is given, and what that costs.
 
-Memory that the commands work in is the first operand, inputs and outputs follow, row-major. How much memory that is, and how long the
+Inputs and outputs come first, row-major, then memory that the commands work in. How much memory that is, and how long the
 commands take, is known once they are made (`edgec/codegen/npu`), which writes both into the region's attributes.
 """
 
@@ -32,8 +32,9 @@ def commands(node: Node, npu: Npu, operands: Operands) -> Planned | str:
         if operands.view(value) != View.of(value.dims):
             return f"%{value.name} is not row-major, and an NPU reads and writes nothing else"
     attrs = node.attrs
-    args = (Arg("scratch", "u8", max(1, int(attrs.get("scratch", 1)))), *(Arg("input", v.tensor.dtype, v.tensor.elements) for v in inputs),
-            *(Arg("output", v.tensor.dtype, v.tensor.elements) for v in node.outputs))
+    args = (*(Arg("input", v.tensor.dtype, v.tensor.elements) for v in inputs),
+            *(Arg("output", v.tensor.dtype, v.tensor.elements) for v in node.outputs),
+            Arg("scratch", "u8", max(1, int(attrs.get("scratch", 1)))))
     plan = CommandPlan(npu, args, 1, attrs.get("number", 0), attrs.get("stream", 0), attrs.get("constants", 0), macs=attrs.get("macs", 0),
                        bytes=traffic(args) + attrs.get("constants", 0), cycles=float(attrs.get("cycles", 0)) + npu.launch_cycles)
     return Planned(plan, inputs, tuple(node.outputs))

@@ -63,12 +63,12 @@ static int32_t launch(void* ctx, const edgec_launch* what, const edgec_operand* 
   row = d->code + HEAD + 4 * ROW * what->number;
   for (i = 0; i < ROW; i++) value[i] = number(row + 4 * i);
   if (what->operands != 1 + value[INPUTS] + value[OUTPUTS]) return say(d, "a command stream got another number of operands");
-  memory = (unsigned char*)operands[0].host;
-  if (memory == NULL || operands[0].bytes < value[MEMORY] || (uintptr_t)memory % ALIGN != 0)
+  memory = (unsigned char*)operands[what->operands - 1].host;
+  if (memory == NULL || operands[what->operands - 1].bytes < value[MEMORY] || (uintptr_t)memory % ALIGN != 0)
     return say(d, "the memory of a command stream is too small, or does not begin at a multiple of 16 bytes");
   if (d->fast_bytes < value[FAST]) return say(d, "a command stream needs fast memory: call edgec_ethosu_fast_memory");
   places = d->code + value[PLACES];
-  if (move(d, places, value[INPUTS], operands + 1, memory, 1) != 0) return -1;
+  if (move(d, places, value[INPUTS], operands, memory, 1) != 0) return -1;
   addresses[0] = (uint64_t)(uintptr_t)(d->code + value[CONSTANTS]);
   sizes[0] = value[CONSTANTS_BYTES];
   addresses[1] = (uint64_t)(uintptr_t)memory;
@@ -80,7 +80,7 @@ static int32_t launch(void* ctx, const edgec_launch* what, const edgec_operand* 
   code = ethosu_invoke_v3(npu, d->code + value[STREAM], (int)value[STREAM_BYTES], addresses, sizes, 3, NULL);
   ethosu_release_driver(npu);
   if (code != 0) return say(d, "ethosu_invoke_v3 reported an error");
-  return move(d, places + 8 * value[INPUTS], value[OUTPUTS], operands + 1 + value[INPUTS], memory, 0);
+  return move(d, places + 8 * value[INPUTS], value[OUTPUTS], operands + value[INPUTS], memory, 0);
 }
 
 static int32_t no_write(void* ctx, uint64_t offset, const void* from, uint64_t bytes) {
