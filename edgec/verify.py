@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgec import peers
+from edgec import access, peers
 from edgec.build import Built, compile_graph, read
 from edgec.bundle import Bundle
 from edgec.codegen.manifest import calls
@@ -19,6 +19,7 @@ from edgec.ir.evaluate import evaluate
 from edgec.ir.graph import Graph, Value
 from edgec.ir.layout import View
 from edgec.ir.types import Tensor, numpy_dtype
+from edgec.pipeline import run_passes
 from edgec.session import Step
 from edgec.target import from_text
 from edgec.testing.numeric import deviation, equal, is_exact, largest
@@ -96,8 +97,19 @@ def plain_reference(bundle: Bundle, model: str | Path) -> tuple[Reference, str]:
     if not peers.is_installed("onnxruntime"):
         who = "edgec's evaluator in numpy, because onnxruntime is not installed"
         return outside(bundle, graph, lambda feeds: evaluate(graph, feeds)), who
-    peer = peers.load("onnxruntime", onnx_model(bundle, model))
-    return outside(bundle, graph, peer.run), f"onnxruntime {peer.version}"
+    whole = integer_form(graph)
+    peer = peers.load("onnxruntime", onnx_model(bundle, model) if whole is None else bytes(whole.to_onnx().SerializeToString()))
+    return outside(bundle, graph, peer.run), f"onnxruntime {peer.version}{'' if whole is None else ', convolutions as QLinearConv'}"
+
+
+def integer_form(graph: Graph) -> Graph | None:
+    """A quantized graph in the form that ONNX Runtime computes with integers throughout; None when it is not quantized."""
+    if not any(n.op.rpartition(".")[2] in ("QuantizeLinear", "QLinearConv") for n in graph.nodes):
+        return None
+    known = access.module("passes.catalog")
+    formed = run_passes(graph, known.PORTABLE, known.CATALOG)
+    whole: Graph = access.module("passes.changes.qlinear_form").qlinear(formed)
+    return None if whole is formed else whole
 
 
 def outside(bundle: Bundle, graph: Graph, run: Reference) -> Reference:
