@@ -112,6 +112,7 @@ def test_int8_by_flags(tmp_path: Path) -> None:
         list(per_kernel(made, model("mnist_opset8"), []))
 
 
+@pytest.mark.slow
 def test_photographs_are_told_apart_as_before() -> None:
     """ImageNet's classes of real photographs, when Pillow is there to read them."""
     folder = SHARED / "models" / "data" / "photos"
