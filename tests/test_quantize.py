@@ -1,8 +1,10 @@
 """Quantized operators in one form, however a model writes them."""
 
 import numpy as np
+import pytest
 
 from edgec.access import module
+from edgec.ir.evaluate import evaluate
 from edgec.ir.graph import Graph
 from edgec.pipeline import run_passes
 from edgec.testing import check_meaning
@@ -61,3 +63,19 @@ def test_moves_of_integers_between_a_result_and_its_readers_are_groups() -> None
 def test_a_move_of_integers_that_mean_nothing_known_stays() -> None:
     given = graph("%x: i8[2,3]", "%y: i8[3,2] = Transpose(%x) {perm=[1, 0]}")
     assert formed(given) is given
+
+
+@pytest.mark.parametrize("zero", [0, 120, 128, 200])
+@pytest.mark.parametrize("op", ["MatMulInteger", "ConvInteger"])
+def test_products_with_unsigned_weights_are_signed_ones(op: str, zero: int) -> None:
+    shape, weight, out = ("[1,3,5,5]", "[4,3,3,3]", "[1,4,5,5]") if op == "ConvInteger" else ("[5,6]", "[6,4]", "[5,4]")
+    attrs = " {pads=[1, 1, 1, 1]}" if op == "ConvInteger" else ""
+    given = graph(f"%x: u8{shape}, %p: u8[]", f"%f: f32{weight} = random 1", "%s: f32[] = splat 0.02", "%m: u8[] = splat 128",
+                  f"%w: u8{weight} = QuantizeLinear(%f, %s, %m)", f"%z: u8[] = splat {zero}", f"%y: i32{out} = {op}(%x, %w, %p, %z){attrs}")
+    made = formed(given)
+    assert all(a.dtype == np.int8 for a in made.weights.values() if a.ndim > 1)
+    assert all(len(n.inputs) == 3 for n in made.nodes if n.op == op)
+    for seed in range(3):
+        draw = np.random.default_rng(seed)
+        feeds = {"x": draw.integers(0, 256, made.inputs[0].dims).astype(np.uint8), "p": np.array(draw.integers(0, 256), np.uint8)}
+        assert np.array_equal(evaluate(made, feeds)["y"], evaluate(given, feeds)["y"])

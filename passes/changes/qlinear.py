@@ -119,6 +119,37 @@ def signed_weight(node: Node, edit: Sweep) -> Sequence[Value] | None:
     return edit.remake(node, inputs=(edit.weight(base, now.astype(np.int8)), params.scale, *((at,) if at else ())))
 
 
+def signed_product(node: Node, edit: Sweep) -> Sequence[Value] | None:
+    """A sum of products with stored u8, or with integers around another zero, is one with i8 around zero, less what the zero makes.
+
+    sum(x * (w - z)) = sum(x * w) - z * sum(x)
+    """
+    x, w, zeros = node.inputs[0], node.inputs[1], edit.constant(node.input(3)) if node.input(3) is not None else np.zeros(())
+    stored = edit.constant(w)
+    if x is None or w is None or stored is None or zeros is None or zeros.size != 1:
+        return None
+    if dims(node.output) is None or stored.ndim < 2:            # noqa: PLR2004  a vector
+        return None
+    zero, point = int(zeros.reshape(-1)[0]), node.inputs[2] if len(node.inputs) > 2 else None    # noqa: PLR2004  a zero point
+    if stored.dtype == np.int8 and not zero:
+        return None
+    centered = stored.astype(np.int16) - zero
+    fits = bool((np.abs(centered + 0.5) < 128).all())           # noqa: PLR2004  from -128 to 127
+    if fits:
+        return edit.remake(node, inputs=(x, edit.weight(w.name, centered.astype(np.int8)), *((point,) if point else ())))
+    if stored.dtype == np.int8 or node.attrs.get("group", 1) != 1:
+        return None
+    shape = node.output.dims
+    alone = [1, *stored.shape[1:]] if node.op == "ConvInteger" else [stored.shape[0], 1]
+    few = [shape[0], 1, *shape[2:]] if node.op == "ConvInteger" else [*shape[:-1], 1]
+    behind = (point,) if point else ()
+    ones = edit.weight(f"{w.name}.ones", np.ones(alone, np.int8))
+    whole = edit.weight(w.name, (stored.astype(np.int16) - 128).astype(np.int8))
+    share = edit.node(node, node.op, (x, ones, *behind), few, dtype="i32", **node.attrs)
+    scaled = edit.node(node, "Mul", (share, edit.scalar(f"{w.name}.zero", zero - 128, np.dtype(np.int32))), few, dtype="i32")
+    return edit.remake(node, "Sub", (edit.node(node, node.op, (x, whole, *behind), shape, dtype="i32", **node.attrs), scaled), {})
+
+
 def pad_of_bytes(node: Node, edit: Sweep) -> Sequence[Value] | None:
     """Zeros around what a convolution reads are its own padding, also where they stand between two borders of one scale."""
     data = edit.producer(node.inputs[0])
@@ -220,5 +251,6 @@ LEGAL: Changes = {"QLinearConv": (qlinear_conv,), "QLinearMatMul": (qlinear_matm
 CHANGES: Changes = {
     "QuantizeLinear": (drop_border,), "DequantizeLinear": (signed_weight,),
     **dict.fromkeys((*MOVES, "Pad", "MaxPool", "Concat", "Clip"), (between_borders,)),
+    **dict.fromkeys(("ConvInteger", "MatMulInteger"), (signed_product,)),
     "Conv": (pad_of_bytes, whole_bias), "Gemm": (whole_bias,),
 }
