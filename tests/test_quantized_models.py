@@ -8,13 +8,15 @@ import numpy as np
 import onnxruntime
 import pytest
 
+import edgec
 from edgec.build import build
 from edgec.bundle import Bundle
+from edgec.cli import main
 from edgec.errors import BadInput
 from edgec.ir.graph import Array
 from edgec.onnx import import_model
 from edgec.verify import integer_form, per_kernel, reference
-from tests.bundles import bundle
+from tests.bundles import ROOT, bundle
 from tests.shared import SHARED, model
 
 KWS, RESNET, MOBILENET = "mlperf_kws_dscnn_qdq_s8", "mlperf_ic_resnet8_qdq_s8", "mobilenetv2_qdq_s8_nchw"
@@ -110,6 +112,24 @@ def test_int8_by_flags(tmp_path: Path) -> None:
     assert right(session.run) >= right(plain.run) - 0.002
     with pytest.raises(BadInput, match="was built with --int8"):
         list(per_kernel(made, model("mnist_opset8"), []))
+
+
+def test_the_exported_model_is_the_same_net(tmp_path: Path) -> None:
+    """`--emit onnx --int8` is plain ONNX with QuantizeLinear and DequantizeLinear: ONNX Runtime gives the classes that the bundle gives."""
+    with np.load(ROOT / "examples" / "models" / "digits_test.npz") as data:
+        images = data["images"].astype(np.float32) / 255
+    np.savez(tmp_path / "s.npz", image=images[:64])
+    path, flags = ROOT / "examples" / "models" / "digits_cnn.onnx", ["--int8", "--calibrate", str(tmp_path / "s.npz")]
+    assert main(["build", str(path), *flags, "--emit", "onnx", "-o", str(tmp_path / "q.onnx")]) == 0
+    assert main(["build", str(path), *flags, "-o", str(tmp_path / "m.edgec")]) == 0
+    session = onnxruntime.InferenceSession(str(tmp_path / "q.onnx"), providers=["CPUExecutionProvider"])
+    ours = edgec.load(tmp_path / "m.edgec")
+    graph = import_model(tmp_path / "q.onnx")
+    assert {"QuantizeLinear", "DequantizeLinear", "Conv"} <= {n.op for n in graph.nodes}
+    assert not {n.op for n in graph.nodes if n.op.endswith("Integer") or "." in n.op}
+    pairs = [(ours.run({"image": i[None]})["logits"], session.run(None, {"image": i[None]})[0]) for i in images[64:264]]
+    assert np.mean([y.argmax() == r.argmax() for y, r in pairs]) >= 0.98
+    assert np.median([np.abs(y - r).max() for y, r in pairs]) <= 0.02 * np.ptp([r for _, r in pairs])
 
 
 @pytest.mark.slow

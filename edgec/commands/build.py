@@ -31,8 +31,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=options.positive, default=1, metavar="N", help="what the bundle uses unless told otherwise")
     parser.add_argument("-O", dest="optimize", choices=("speed", "size"), default="speed", help="what to optimize for")
     parser.add_argument("--exact", action="store_true", help="no algorithm that changes results by more than rounding")
-    parser.add_argument("--emit", choices=tuple(_SUFFIX), help="write this instead of a bundle: the final graph as text or as ONNX, "
-                        "the kernels as assembler, the object, or all of it as a folder of C99 (scalar code)")
+    parser.add_argument("--emit", choices=tuple(_SUFFIX), help="write this instead of a bundle: the final graph as text or as ONNX (with "
+                        "--int8 its Q/DQ form), the kernels as assembler, the object, or all of it as a folder of C99 (scalar code)")
     parser.add_argument("--weights", choices=("array", "incbin"), help="for --emit c: weights as an array in C, or for an assembler "
                         "(default: an array up to 1 MiB)")
     parser.add_argument("--cc", metavar="COMMAND", help="the C compiler and linker to use")
@@ -162,13 +162,14 @@ def _fitted(graph: "Graph", machine: "Target", args: argparse.Namespace, console
 
 
 def _final(args: argparse.Namespace, machine: "Target", console: Console) -> "Graph":
-    """The graph of kernels, or the one after --stop-after."""
+    """The graph of kernels, or the one after --stop-after; as ONNX, a graph with --int8 between QuantizeLinear and DequantizeLinear."""
     from edgec import access  # noqa: PLC0415
     from edgec.build import placing  # noqa: PLC0415
     from edgec.pipeline import Context, Watch, run_passes  # noqa: PLC0415
 
     known = access.module("passes.catalog")
-    watch = Watch(dump=args.dump, stop_after=args.stop_after, progress=lambda step: console.progress(step, 0, 1))
+    stop_after = args.stop_after or ("quantize" if args.int8 and args.emit == "onnx" else None)
+    watch = Watch(dump=args.dump, stop_after=stop_after, progress=lambda step: console.progress(step, 0, 1))
     graph = _imported(args, console)
     fitted = _fitted(graph, machine, args, console)
     context = Context(machine, frozenset(_disabled(args)), args.limit, samples=fitted.samples)
