@@ -28,6 +28,8 @@ Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
 Reference = Callable[[Feeds], Mapping[str, Array]]
 TOLERANCE, WINOGRAD = 1e-4, 1e-3
+WHOLE = ", convolutions as QLinearConv"
+"""What is said of a reference that computes with integers."""
 _LEAST_SPREAD = 0.01
 _ROUNDINGS = 2
 
@@ -99,7 +101,7 @@ def plain_reference(bundle: Bundle, model: str | Path) -> tuple[Reference, str]:
         return outside(bundle, graph, lambda feeds: evaluate(graph, feeds)), who
     whole = integer_form(graph)
     peer = peers.load("onnxruntime", onnx_model(bundle, model) if whole is None else bytes(whole.to_onnx().SerializeToString()))
-    return outside(bundle, graph, peer.run), f"onnxruntime {peer.version}{'' if whole is None else ', convolutions as QLinearConv'}"
+    return outside(bundle, graph, peer.run), f"onnxruntime {peer.version}{'' if whole is None else WHOLE}"
 
 
 def integer_form(graph: Graph) -> Graph | None:

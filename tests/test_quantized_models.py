@@ -114,7 +114,7 @@ def test_int8_by_flags(tmp_path: Path) -> None:
         list(per_kernel(made, model("mnist_opset8"), []))
 
 
-def test_the_exported_model_is_the_same_net(tmp_path: Path) -> None:
+def test_the_exported_model_is_the_same_net(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`--emit onnx --int8` is plain ONNX with QuantizeLinear and DequantizeLinear: ONNX Runtime gives the classes that the bundle gives."""
     with np.load(ROOT / "examples" / "models" / "digits_test.npz") as data:
         images = data["images"].astype(np.float32) / 255
@@ -130,6 +130,11 @@ def test_the_exported_model_is_the_same_net(tmp_path: Path) -> None:
     pairs = [(ours.run({"image": i[None]})["logits"], session.run(None, {"image": i[None]})[0]) for i in images[64:264]]
     assert np.mean([y.argmax() == r.argmax() for y, r in pairs]) >= 0.98
     assert np.median([np.abs(y - r).max() for y, r in pairs]) <= 0.02 * np.ptp([r for _, r in pairs])
+    capsys.readouterr()
+    assert main(["verify", str(tmp_path / "m.edgec"), "--model", str(tmp_path / "q.onnx")]) == 0
+    assert "logits  0.00e+00" in capsys.readouterr().out
+    main(["verify", str(tmp_path / "m.edgec"), "--model", str(path)])
+    assert "the bundle was built with --int8, and the model computes with reals" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -48,6 +48,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
         console.note(f"no NPU executed its commands: their place was taken by {session.simulated}")
     same_model(bundle, args.model, console)
     expect, who = verify.reference(bundle, args.model)
+    if bundle.manifest["options"].get("int8") and not who.endswith(verify.WHOLE):
+        console.warn("the bundle was built with --int8, and the model computes with reals: the bundle is exact for what the same build "
+                     "makes with --emit onnx, and edgec measure tells what is lost on data")
     samples = None if args.inputs is None else read_samples(args.inputs, session.inputs)
     best: dict[str, Agreement] = {}
     for scale in _SCALES[:1] if samples else _SCALES:  # pictures of 0 to 255 move outputs that hardly change for numbers about 1
