@@ -10,10 +10,12 @@ import pytest
 
 import edgec
 from edgec.access import module
+from edgec.cli import main
 from edgec.errors import UsageError
 from edgec.ir.evaluate import evaluate
 from edgec.ir.graph import Graph
 from edgec.ir.verify import verify
+from edgec.lang.text import load
 from edgec.onnx import import_model
 from edgec.pipeline import Context, run_passes
 from edgec.target import find
@@ -188,3 +190,19 @@ def test_random_nets_mean_the_same_in_integers(seed: int) -> None:
         for name, array in before.items():
             if array.dtype.kind == "f" and np.isfinite(array).all():
                 assert np.abs(after[name] - array).max() <= 0.05 * max(float(np.ptp(array)), 1e-3), name
+
+
+def test_the_pass_by_itself_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with np.load(EXAMPLES / "digits_test.npz") as found:
+        np.savez(tmp_path / "s.npz", image=found["images"][:32].astype(np.float32) / 255)
+    path, out = EXAMPLES / "digits_cnn.onnx", tmp_path / "q.edge"
+    steps = f"{catalog.PORTABLE.removesuffix(',quantize')},quantize{{int8=true}}"
+    asked = ["opt", str(path), "--shape", "image=1,1,28,28", "--passes", steps, "-o", str(out)]
+    assert main([*asked, "--calibrate", str(tmp_path / "s.npz")]) == 0
+    assert "int8: 7 of 7 layers are quantized, fitted to 32 runs of the samples" in capsys.readouterr().err
+    assert len(qdq.groups(load(out))) > 7
+    assert main(asked) == 2
+    assert "int8 needs samples of what the model will see: give --calibrate" in capsys.readouterr().err
+    assert main(["build", str(path), "--int8", "-o", str(tmp_path / "m.edgec")]) == 2
+    assert "--calibrate" in capsys.readouterr().err
+    assert not (tmp_path / "m.edgec").exists()
