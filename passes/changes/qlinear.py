@@ -11,7 +11,7 @@ import numpy as np
 
 from edgec.ir.graph import Array, Node, Value
 from edgec.ir.sweep import Changes, Sweep
-from edgec.ir.types import Tensor
+from edgec.ir.types import Tensor, numpy_dtype
 from passes.changes.facts import dims, ints, positive
 from passes.changes.integer_moves import MOVES
 
@@ -96,6 +96,23 @@ def drop_border(node: Node, edit: Sweep) -> Sequence[Value] | None:
     if not all(np.array_equal(a, b) for a, b in zip(ours.numbers, theirs.numbers, strict=True)):
         return None
     return [before.inputs[0]] if edit.may_forward(node.output, before.inputs[0]) else None
+
+
+def drop_bound(node: Node, edit: Sweep) -> Sequence[Value] | None:
+    """A Relu or Clip before integers that end where it does: what is beyond its bounds is beyond theirs."""
+    bound, params = edit.producer(node.inputs[0]), _params(edit, node)
+    if bound is None or bound.op not in ("Relu", "Clip") or params is None or params.axis is not None or bound.inputs[0] is None:
+        return None
+    ends = [edit.constant(bound.input(i)) if bound.input(i) is not None else None for i in (1, 2)]
+    if bound.op == "Relu":
+        ends = [np.zeros(()), None]
+    elif any(e is None and bound.input(i) is not None for i, e in enumerate(ends, 1)):
+        return None
+    kind, (scale, zero) = np.iinfo(numpy_dtype(node.output.tensor.dtype)), params.numbers
+    low, high = (None if e is None else float(np.rint(e.reshape(()).astype(np.float32) / scale)) + float(zero) for e in ends)
+    if (low is not None and low > kind.min) or (high is not None and high < kind.max):
+        return None
+    return edit.remake(node, inputs=(bound.inputs[0], *node.inputs[1:]))
 
 
 def signed_weight(node: Node, edit: Sweep) -> Sequence[Value] | None:
@@ -249,7 +266,7 @@ def _meant(edit: Sweep, node: Node, parts: Sequence[Value]) -> _Params | None:
 
 LEGAL: Changes = {"QLinearConv": (qlinear_conv,), "QLinearMatMul": (qlinear_matmul,)}
 CHANGES: Changes = {
-    "QuantizeLinear": (drop_border,), "DequantizeLinear": (signed_weight,),
+    "QuantizeLinear": (drop_border, drop_bound), "DequantizeLinear": (signed_weight,),
     **dict.fromkeys((*MOVES, "Pad", "MaxPool", "Concat", "Clip"), (between_borders,)),
     **dict.fromkeys(("ConvInteger", "MatMulInteger"), (signed_product,)),
     "Conv": (pad_of_bytes, whole_bias), "Gemm": (whole_bias,),
