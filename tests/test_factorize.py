@@ -12,6 +12,7 @@ from edgec.access import module
 from edgec.build import build, read
 from edgec.cli import main
 from edgec.errors import UsageError
+from edgec.ir.edit import splice
 from edgec.ir.evaluate import evaluate
 from edgec.ir.graph import Array, Graph
 from edgec.ir.types import Tensor
@@ -22,7 +23,7 @@ from edgec.testing import check_meaning, random_graph
 from tests.shared import model
 
 CATALOG, PORTABLE, pipeline = module("passes.catalog").CATALOG, module("passes.catalog").PORTABLE, module("passes.catalog").pipeline
-low_rank, ranks = module("passes.changes.low_rank"), module("passes.changes.ranks")
+low_rank, ranks, parts, probes = (module(f"passes.changes.{name}") for name in ("low_rank", "ranks", "parts", "probes"))
 MODELS = Path(__file__).resolve().parent.parent / "examples" / "models"
 NET = """
 graph @net(%x: f32[1,8,9,9]) {
@@ -99,7 +100,7 @@ def test_random_graphs_do_hold_layers_to_factor() -> None:
 
 def test_a_ratio_is_that_of_all_weights() -> None:
     net = parse(NET)
-    made, context = factored(net, "2.0", samples(net, 40))
+    made, context = factored(net, "2.0", samples(net, 20))
     assert weights(net) / weights(made) >= 2.0
     assert weights(net) / weights(made) < 2.2
     assert {r.name for r in context.trace} == {"factor-low-rank"}
@@ -109,14 +110,14 @@ def test_a_ratio_is_that_of_all_weights() -> None:
 def test_samples_lose_less_than_weights_alone() -> None:
     net = parse(NET)
     unseen = samples(net, 20, seed=5)
-    with_samples, without = (lost(net, factored(net, "2.5", given)[0], unseen) for given in (samples(net, 60), ()))
+    with_samples, without = (lost(net, factored(net, "conv=3x8,point=5,fc=7", given)[0], unseen) for given in (samples(net, 60), ()))
     assert with_samples < without / 2
 
 
 def test_it_is_deterministic() -> None:
     net, given = parse(NET), samples(parse(NET), 10)
     blobs: list[dict[str, Array]] = [{}, {}]
-    texts = [show(factored(net, "2.0", given)[0], b) for b in blobs]
+    texts = [show(factored(net, "conv=3x8,point=5,fc=7", given)[0], b) for b in blobs]
     assert texts[0] == texts[1]
     assert all(np.array_equal(a, b) for a, b in zip(blobs[0].values(), blobs[1].values(), strict=True))
 
@@ -126,7 +127,7 @@ def test_full_directions_lose_nothing() -> None:
     weight, rows = draw.standard_normal((12, 10, 9)), draw.standard_normal((400, 10, 9)).astype(np.float32)
     layer = low_rank.Layer(weight.astype(np.float32), rows, centered=True)
     almost = layer.fit(low_rank.Shape(9, 11))
-    assert 0 < layer.loss(almost) < 0.3
+    assert 0 < layer.loss(almost) < 0.15
     axes, variance = layer.output
     assert np.allclose(axes.T @ axes, np.eye(12), atol=1e-9)
     assert (np.diff(variance) <= 1e-9).all()
@@ -145,7 +146,7 @@ def test_it_is_the_whitened_svd() -> None:
     root = np.linalg.cholesky(np.asarray(rows.T @ rows / 500, np.float64))
     u, s, v = np.linalg.svd(weight @ root, full_matrices=False)
     wanted = (u[:, :3] * s[:3]) @ v[:3] @ np.linalg.inv(root)
-    assert np.allclose(factors.last @ factors.core[:, :, 0], wanted, atol=2e-2 * np.abs(wanted).max())
+    assert np.allclose(factors.matrix, wanted, atol=2e-2 * np.abs(wanted).max())
 
 
 def test_layers_are_named_by_their_nodes() -> None:
@@ -181,34 +182,128 @@ def test_auto_takes_what_is_faster_and_loses_little() -> None:
     draw = np.random.default_rng(0)
     thin_weight = (draw.standard_normal((512, 16)) @ draw.standard_normal((16, 512)) / 90).astype(np.float32)
     net = replace(net, weights={low: thin_weight, full: net.weights[full]})
-    given: list[Mapping[str, Array]] = [{"x": np.random.default_rng(i).standard_normal((1, 512)).astype(np.float32)} for i in range(80)]
+    given: list[Mapping[str, Array]] = [{"x": np.random.default_rng(i).standard_normal((1, 512)).astype(np.float32)} for i in range(64)]
     made, context = factored(net, "auto", given, "x86-64-v3")
     assert {r.origin for r in context.trace} >= {"low"}
     assert lost(net, made, given[:10]) < 0.05
-    none, context = factored(replace(net, weights={low: net.weights[full], full: net.weights[full]}), "auto", (), "x86-64-v3")
-    assert show(none, {}) == show(replace(net, weights={low: net.weights[full], full: net.weights[full]}), {})
+    whole = replace(net, weights={low: net.weights[full], full: net.weights[full]})
+    same, context = factored(whole, "auto", given, "x86-64-v3")
+    assert same is whole
     assert [n for n in context.notes if "low stays as it is: parts that are faster" in n]
+    same, context = factored(net, "auto", given[:10], "x86-64-v3")
+    assert same is net
+    assert [n for n in context.notes if "low stays as it is: 10 samples cannot tell" in n]
+    same, context = factored(net, "auto", (), "x86-64-v3")
+    assert same is net
+    assert [n for n in context.notes if "low stays as it is: without samples" in n]
 
 
-def test_auto_leaves_a_mobile_net_alone_and_says_why() -> None:
-    before = run_passes(read(MODELS / "digits_mobilenet.onnx", static=True), PORTABLE, CATALOG)
+def test_auto_does_not_trust_what_only_fits_the_samples() -> None:
+    """Of 64 samples 48 are fitted to, so a matrix of any rank loses nothing on them at rank 48; the others tell."""
+    net = parse("""
+    graph @net(%x: f32[1,512]) {
+      %a: f32[512,512] = random 1
+      %y: f32[1,512] = MatMul(%x, %a) at "full"
+      return %y
+    }""")
+    given = [{"x": np.random.default_rng(i).standard_normal((1, 512)).astype(np.float32)} for i in range(64)]
+    same, context = factored(net, "auto", given, "x86-64-v3")
+    assert same is net
+    assert [n for n in context.notes if "full stays as it is: parts that are faster" in n]
+
+
+@pytest.mark.parametrize("target", ["x86-64-v3", "cortex-a72"])
+def test_auto_leaves_a_mobile_net_alone_and_says_why(target: str) -> None:
+    before = run_passes(read(MODELS / "digits_mobilenet.onnx", dims={"batch": 16}, static=True), PORTABLE, CATALOG)
     with np.load(MODELS / "digits_test.npz") as data:
-        images = data["images"][:32].astype(np.float32) / 255
-    made, context = factored(before, "auto", [{"image": image[None]} for image in images], "x86-64-v3")
+        images = data["images"][:64].astype(np.float32) / 255
+    made, context = factored(before, "auto", [{"image": images[i:i + 16]} for i in range(0, 64, 16)], target)
     assert made is before
     layers = [n for n in before.nodes if n.op in ("Conv", "Gemm", "MatMul")]
     assert len([n for n in context.notes if " stays as it is: " in n]) == len(layers)
 
 
-def test_auto_gives_a_reason_for_each_layer_that_stays() -> None:
+@pytest.mark.parametrize("target", ["x86-64-v3", "cortex-a72"])
+def test_ten_photos_change_nothing_and_each_layer_has_its_reason(target: str) -> None:
     before = run_passes(read(model("mlperf_vww_mbv1_fp32"), static=True), PORTABLE, CATALOG)
-    _, context = factored(before, "auto", (), "cortex-a72")
+    given = [{v.name: np.random.default_rng(i).random(v.dims).astype(np.float32) for v in before.inputs} for i in range(10)]
+    made, context = factored(before, "auto", given, target)
     layers = [n for n in before.nodes if n.op in ("Conv", "Gemm", "MatMul")]
     stay = [n for n in context.notes if " stays as it is: " in n]
-    assert len(stay) + len(context.trace) == len(layers)
+    assert made is before
+    assert len(stay) == len(layers)
     assert sum("its channels are in groups" in n for n in stay) == sum(n.attrs.get("group", 1) != 1 for n in layers) > 10
-    assert any("cycles now, at least" in n for n in stay)
-    assert any("of the variance of its results" in n for n in stay)
+    assert any("cycles now, " in n for n in stay)
+
+
+def test_windows_are_cut_along_their_axes() -> None:
+    """Strides, pads and dilations that differ by axis go with the window that has the axis."""
+    net = parse("""
+    graph @net(%x: f32[1,6,13,17]) {
+      %w: f32[8,6,3,5] = random 1
+      %b: f32[8] = random 2
+      %y: f32[1,8,6,8] = Conv(%x, %w, %b) {kernel_shape=[3, 5], strides=[2, 1], pads=[1, 0, 2, 3], dilations=[2, 3], group=1} at "conv"
+      return %y
+    }""")
+    (node,), draw = net.nodes, np.random.default_rng(0)
+    of = parts.site(net, node)
+    for shape in (low_rank.Shape(lines=4), low_rank.Shape(3, 5), low_rank.Shape(3), low_rank.Shape(results=5)):
+        factors = low_rank.Layer(of.weight, draw.standard_normal((300, 6, 15)).astype(np.float32), centered=True).fit(shape)
+        made, holes = parts.nodes(of, shape, str)
+        arrays = dict(zip(holes, parts.arrays(of, shape, factors), strict=True))
+        assert sum(a.size for a in arrays.values() if a.ndim > 1) == shape.weights(of.weight.shape)
+        composed = (factors.matrix.astype(np.float32), of.bias)
+        whole = replace(net, weights={v: a.reshape(v.dims) for v, a in zip(net.weights, composed, strict=True)})
+        feed = {"x": draw.standard_normal((1, 6, 13, 17)).astype(np.float32)}
+        wanted = evaluate(whole, feed)["y"] + factors.shift[:, None, None]
+        assert np.allclose(evaluate(splice(net, {node: made}, arrays), feed)["y"], wanted, atol=1e-4)
+
+
+def test_all_parts_are_improved_together() -> None:
+    """A weight that is nearly the product of two windows: the SVD says where to begin, and steps over all parts come nearer."""
+    draw = np.random.default_rng(0)
+    weight = np.einsum("orx,riy->oiyx", draw.standard_normal((12, 7, 3)), draw.standard_normal((7, 10, 3)))
+    rows = draw.standard_normal((2000, 90)) * np.linspace(0.1, 1, 90) @ draw.standard_normal((90, 90))
+    weight += 0.1 * weight.std() * draw.standard_normal(weight.shape)
+    layer = low_rank.Layer(weight.astype(np.float32), rows.reshape(-1, 10, 9).astype(np.float32), centered=True)
+    for shape in (low_rank.Shape(lines=7), low_rank.Shape(5, 6), low_rank.Shape(5)):
+        first, last = layer.cost(layer.fit(shape, 0)), layer.cost(layer.fit(shape))
+        assert 0 < last < 0.95 * first
+        assert layer.loss(layer.fit(shape)) == pytest.approx(layer.cost(layer.fit(shape)), rel=0.05)
+
+
+def test_results_that_matter_are_kept() -> None:
+    """What results are worth is found by small changes, and results that nobody reads are what is lost."""
+    net = parse("""
+    graph @net(%x: f32[4,20]) {
+      %w: f32[20,12] = random 1
+      %m: f32[12,5] = random 2
+      %h: f32[4,12] = MatMul(%x, %w) at "fc"
+      %r: f32[4,12] = Relu(%h)
+      %y: f32[4,5] = MatMul(%r, %m) at "head"
+      return %y
+    }""")
+    w, m = net.weights
+    net = replace(net, weights={w: net.weights[w], m: net.weights[m] * (np.arange(12) < 4).astype(np.float32)[:, None]})
+    feeds = list[Mapping[str, Array]]({"x": np.random.default_rng(i).standard_normal((4, 20)).astype(np.float32)} for i in range(30))
+    fc, known = net.nodes[0], [dict(net.weights) | {net.inputs[0]: f["x"], net.nodes[0].output: f["x"] @ net.weights[w]} for f in feeds]
+    worth = probes.worth(net, fc, known, 1e9)
+    assert worth.shape == (12, 12)
+    assert np.allclose(worth[4:], 0, atol=1e-5 * worth.max())
+    assert (np.diag(worth)[:4] > 0.01 * worth.max()).all()
+    assert probes.worth(net, fc, known, 1) is None
+    made, _ = factored(net, "fc=4", feeds)
+    assert lost(net, made, feeds) < 0.01
+
+
+def test_few_samples_refit_a_weight_only_as_far_as_that_helps_others() -> None:
+    draw = np.random.default_rng(0)
+    weight, rows = draw.standard_normal((4, 200)).astype(np.float32), draw.standard_normal((150, 200)).astype(np.float32)
+    noise = draw.standard_normal((150, 4)).astype(np.float32)
+    layer = low_rank.Layer(weight, rows[:, :, None], centered=True, wanted=rows @ weight.T + 5 * noise)
+    assert np.linalg.norm(layer.matrix - weight) < 0.3 * np.linalg.norm(weight)
+    moved = low_rank.Layer(weight, rows[:, :, None], centered=True, wanted=rows @ (1.5 * weight).T)
+    assert np.linalg.norm(moved.matrix - 1.5 * weight) < 0.45 * np.linalg.norm(weight)
 
 
 def test_a_build_takes_ranks_and_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,264 +1,311 @@
-"""Low-rank factors of a layer's weight W[O,I,T] (results, inputs, taps of the window), fitted to what the layer reads.
+"""Low-rank parts of a layer's weight W[O,I,*window], fitted to what the layer reads and to what its results are worth.
 
-With the covariance G of what W is multiplied by, the best W' of rank r is the SVD of W·chol(G) cut off behind r, times the inverse of
-chol(G). Its left factor U are the main directions of the results W·x, and W' = U·Uᵀ·W: the same matrix, for which no factor of G need be
-formed. A window of several taps is also cut on the side of its inputs (Tucker-2): there chol(G) of the channels does the whitening, and
-what stands before and behind is fitted again by least squares. LAPACK does the work: the same numbers give the same factors on
-one machine, and nearly the same on others.
+With the covariance G of what W is multiplied by, and R of which RᵀR says what an error of the results does to the outputs of the net, parts
+that make W' lose tr(R(W-W')G(W-W')ᵀRᵀ). Two parts without a window are the cut-off SVD of R·W·chol(G): its left factor U are the main
+directions of the weighted results, and R·W' = U·Uᵀ·R·W, for which no factor of G need be formed. A window is also cut on the side of its
+inputs (Tucker-2), or into one along each axis; there the SVD only says where to begin, and all parts are improved together (L-BFGS).
+LAPACK does the work: the same numbers give the same parts on one machine, and nearly the same on others.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
+from math import prod
 
 import numpy as np
 
-from edgec.ir.graph import Array, Node
+from edgec.ir.graph import Array
 
 _RIDGE = 1e-4       # of the mean variance, added to covariances: what samples do not show is not worth nothing
-_TRIED = 4          # shapes that are fitted, of those that look best
-_STEPS = 32         # ranks of the inputs, and numbers of weights, that are looked at
-_ROUNDS = 4         # times that the core and what goes before it are fitted in turn
-_ALTERNATING = 1500 # unknowns up to which that is quick
+_RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # of which one is chosen by samples left out, where there are few
+_FOLDS = 4
+_FLOOR = 0.02       # of its mean worth, what each result is worth at least
 _TINY = 1e-9        # keeps equations solvable
-_ENOUGH = 4         # rows for each input, to fit a weight again
+_ENOUGH = 4         # rows for each input, to fit a weight again without asking whether that helps others
+_STEPS = 150        # of L-BFGS, at most
+_WORK = 1.5e10       # multiply-accumulates of all these steps, about
+_PLANE = 2          # axes of a window that can be cut into two
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The ranks of a factored layer: of its inputs and of its results; None leaves that side whole."""
+    """The ranks of a factored layer: of its inputs and of its results, None leaves that side whole; or that between two windows.
 
-    inputs: int | None
-    results: int | None
+    These have one axis each: `lines` is how many lines the first makes for the second.
+    """
 
-    def weights(self, weight: Array) -> int:
-        """How many weights the parts of W[O,I,T] have together."""
-        o, i, taps = weight.shape
+    inputs: int | None = None
+    results: int | None = None
+    lines: int | None = None
+
+    def parts(self, o: int, i: int, axes: int) -> tuple["Part", ...]:
+        """The parts of a weight with so many results, inputs and axes of its window, in the order of work."""
+        if self.lines is not None:
+            return Part(self.lines, i, (0,)), Part(o, self.lines, (1,))
         r1, r2 = self.inputs or i, self.results or o
-        return int(r1 * r2 * taps) + (r1 * i if self.inputs else 0) + (r2 * o if self.results else 0)
+        first = (Part(r1, i, ()),) if self.inputs else ()
+        return (*first, Part(r2, r1, tuple(range(axes))), *((Part(o, r2, ()),) if self.results else ()))
+
+    def weights(self, dims: Sequence[int]) -> int:
+        """How many weights the parts of W[O,I,*window] have together."""
+        o, i, *window = dims
+        return sum(p.results * p.inputs * prod(window[a] for a in p.axes) for p in self.parts(o, i, len(window)))
 
     def __str__(self) -> str:
+        if self.lines is not None:
+            return f"rank {self.lines} between windows along each axis"
         return f"rank {self.results}" if self.inputs is None else f"ranks {self.inputs} and {self.results or 'all'}"
 
 
 @dataclass(frozen=True)
-class Factors:
-    """`first` [r1,I], `core` [r2,r1,T], `last` [O,r2], and what to add to the results so that their mean stays."""
+class Part:
+    """A smaller layer: its results and inputs, and the axes of the window that it has."""
 
-    first: Array | None
-    core: Array
-    last: Array | None
+    results: int
+    inputs: int
+    axes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The weights of the parts, each [results,inputs,taps], and what to add to the results so that their mean stays."""
+
+    parts: tuple[Array, ...]
     shift: Array
+
+    @cached_property
+    def matrix(self) -> Array:
+        """The weight [O,I*T] that the parts make together."""
+        return _composed(self.parts)
 
     def apply(self, rows: Array) -> Array:
         """The results for rows [N,I,T]."""
-        seen = rows if self.first is None else _through(self.first, rows)
-        made = seen.reshape(len(rows), -1) @ self.core.reshape(len(self.core), -1).T
-        return (made if self.last is None else made @ self.last.T) + self.shift
+        return np.asarray(rows.reshape(len(rows), -1) @ self.matrix.T + self.shift)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """A weight seen as a matrix [O*taps,inputs]: the main directions of its inputs, as rows, and the variance along each.
+
+    `weighted` [O,inputs*taps] and `covariance` are those of the layer in these directions, in which steps downhill go straight.
+    """
+
+    into: Array
+    variance: Array
+    weighted: Array
+    covariance: Array
+    taps: int
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A weight [O,I,T], rows [N,I,T] of what it is multiplied by, None when nothing is known of that, and the results [N,O] wanted.
+    """A weight [O,I,*window], rows [N,I,T] of what it is multiplied by, None when nothing is known of that, and results [N,O] to make.
 
-    Without `wanted` the layer's own results are wanted. `centered` layers have a bias, which can take up a shift.
+    Without `wanted` these are the layer's own results. `centered` layers have a bias, which can take up a shift. `worth` [O,O] is what an
+    error of the results does to the outputs of the net: eᵀ·worth·e; without it all results are worth the same.
     """
 
     weight: Array
     rows: Array | None
     centered: bool
     wanted: Array | None = None
+    worth: Array | None = None
+
+    @cached_property
+    def taps(self) -> int:
+        """How many taps the window has."""
+        return prod(self.weight.shape[2:])
 
     @cached_property
     def matrix(self) -> Array:
-        """The weight as a matrix, in f64; fitted again when other results are wanted and there are rows enough to say how."""
+        """The weight as a matrix, in f64; fitted again when other results are wanted."""
         plain = np.asarray(self.weight.reshape(len(self.weight), -1), np.float64)
-        if self.rows is None or self.wanted is None or len(self.rows) < _ENOUGH * plain.shape[1]:
+        if self.rows is None or self.wanted is None:
             return plain
-        return self._again(plain, self.rows)[0]
-
-    @cached_property
-    def results(self) -> Array:
-        """What the weight makes of the rows."""
-        assert self.rows is not None  # noqa: S101  asked only where there are rows
-        return np.asarray(self.rows.reshape(len(self.rows), -1) @ self.matrix.T)
+        rows = self._middle(self._flat)
+        return plain + _regression(rows, self._middle(self.wanted - self._flat @ plain.T), self.root)
 
     @cached_property
     def target(self) -> Array:
         """The results that are wanted."""
-        return self.results if self.wanted is None else self.wanted
+        return self._flat @ self.matrix.T if self.wanted is None else self.wanted
+
+    @cached_property
+    def covariance(self) -> Array:
+        """That of what the weight is multiplied by [I*T,I*T]; the identity when nothing is known."""
+        if self.rows is None:
+            return np.eye(self.weight[0].size)
+        rows = self._middle(self._flat)
+        return _ridged(rows.T @ rows / len(rows))
+
+    @cached_property
+    def root(self) -> Array:
+        """The symmetric root of what results are worth."""
+        if self.worth is None or not np.trace(self.worth) > 0:
+            return np.eye(len(self.weight))
+        values, vectors = np.linalg.eigh((self.worth + self.worth.T) / 2)
+        values = np.sqrt(np.maximum(values, 0) / max(values.mean(), 1e-30) + _FLOOR)
+        return np.asarray((vectors * values) @ vectors.T)
 
     @cached_property
     def output(self) -> tuple[Array, Array]:
-        """The directions of the results, the main one first, as columns, and the variance along each."""
+        """The directions of the weighted results, the main one first, as columns, and the variance along each."""
+        weighted = self.root @ self.matrix
         if self.rows is None:
-            return _directions(self.matrix @ self.matrix.T)
-        return self._basis(self.results, self.matrix)
+            return _directions(weighted @ weighted.T)
+        made = self._middle(self._flat) @ weighted.T      # not the covariance of the inputs: there may be tens of thousands of these
+        ridge = _RIDGE * float(np.square(self._middle(self._flat)).mean())
+        return _directions(made.T @ made / len(made) + ridge * (weighted @ weighted.T))
 
     @cached_property
-    def input(self) -> tuple[Array, Array, Array]:
-        """How channels go into their main directions, how they come back, and the variance of results that rests on each."""
-        o, i, taps = self.weight.shape
-        by_channel = self.matrix.reshape(o, i, taps).transpose(0, 2, 1).reshape(o * taps, i)
-        root = np.eye(i)
-        if self.rows is not None:
-            seen = self.rows.transpose(0, 2, 1).reshape(-1, i)
-            root = np.linalg.cholesky(_ridged(seen.T @ seen / len(seen)))
-        axes, variance = _directions(root.T @ (by_channel.T @ by_channel) @ root)
-        return np.linalg.solve(root.T, axes).T, root @ axes, variance
+    def sides(self) -> dict[bool, _Side]:
+        """The weight from the side of its inputs; True: lines of the window count as inputs."""
+        return {lines: self._side(lines=lines) for lines in ((False, True) if self.weight.ndim == _PLANE + 2 else (False,))}
 
-    def fit(self, shape: Shape) -> Factors:
-        """The factors of a shape."""
-        first, core = None, self.matrix
-        made = None if self.rows is None else self.results
-        if shape.inputs is not None:
-            first, core = self._window(shape.inputs)
-            if self.rows is not None:
-                made = _through(first, self.rows).reshape(len(self.rows), -1) @ core.T
-        last = None
-        if shape.results is not None:
-            if shape.inputs is None:
-                axes = self.output[0]
-            elif made is not None:
-                axes = self._basis(made, core)[0]
-            else:
-                axes = _directions(core @ core.T)[0]
-            last = axes[:, :shape.results]
-            core = last.T @ core
-            made = None if made is None else made @ last @ last.T
-        shift = (self.target - made).mean(0) if made is not None and self.centered else np.zeros(len(self.weight))
-        return Factors(first, core.reshape(len(core), shape.inputs or self.weight.shape[1], -1), last, shift)
+    def fit(self, shape: Shape, effort: float = 1.0) -> Factors:
+        """The parts of a shape; less `effort` is quicker and loses a little more."""
+        weighted, last = self.root @ self.matrix, np.linalg.solve(self.root, np.eye(len(self.root)))
+        if shape.inputs is None and shape.lines is None:
+            axes = self.output[0][:, :shape.results]
+            parts = [(axes.T @ weighted).reshape(-1, self.weight.shape[1], self.taps), axes[:, :, None]]
+        else:
+            side = self.sides[shape.lines is not None]
+            parts = _start(shape, side)
+            steps = int(effort * min(_STEPS, _WORK / (2.0 * len(weighted) * weighted.shape[1] ** 2)))
+            if steps:
+                parts = _improved(parts, side.weighted, side.covariance, steps)
+            parts[0] = (parts[0][:, :, 0] @ side.into).reshape(len(parts[0]), self.weight.shape[1], -1)
+        parts[-1] = np.einsum("po,omt->pmt", last, parts[-1], optimize=True)
+        made = Factors(tuple(parts), np.zeros(len(self.weight)))
+        if not self.centered or self.rows is None:
+            return made
+        return Factors(made.parts, self.target.mean(0) - made.matrix @ self._flat.mean(0))
 
     def loss(self, factors: Factors) -> float:
         """How much of the variance of the results the factors lose, on these rows; without rows, of the weight itself."""
         if self.rows is None:
-            core = np.asarray(factors.core)
-            whole = core if factors.first is None else np.einsum("rjt,ji->rit", core, factors.first)
-            made = whole.reshape(len(whole), -1)
-            return _share(self.matrix, made if factors.last is None else factors.last @ made)
+            return _share(self.matrix, factors.matrix)
         return _share(self.target, factors.apply(self.rows), centered=self.centered)
 
-    def split(self, results: Array, count: int) -> list[Array]:
-        """The results of each of so many samples."""
-        return np.split(results.astype(np.float32), count)
+    def cost(self, factors: Factors) -> float:
+        """How much of what the results are worth the factors lose, by covariances."""
+        weighted = self.root @ self.matrix
+        missing = self.root @ factors.matrix - weighted
+        whole = float(((weighted @ self.covariance) * weighted).sum())
+        return float(((missing @ self.covariance) * missing).sum()) / whole if whole else 0.0
 
     def expected(self, shape: Shape) -> float:
-        """About how much a shape loses, from the variances alone."""
-        lost = 0.0
-        if shape.results is not None:
-            lost += _tail(self.output[1], shape.results)
-        if shape.inputs is not None:
-            lost += _tail(self.input[2], shape.inputs)
-        return lost
-
-    def _basis(self, made: Array, matrix: Array) -> tuple[Array, Array]:
-        middle = made - made.mean(0) if self.centered else made
-        covariance = middle.T @ middle / len(middle)
-        return _directions(covariance + _RIDGE * np.trace(covariance) / max(float(np.square(matrix).sum()), 1e-30) * (matrix @ matrix.T))
+        """About how much a shape costs, from the variances alone."""
+        if shape.lines is not None:
+            return _tail(self.sides[True].variance, shape.lines)
+        lost = _tail(self.output[1], shape.results) if shape.results is not None else 0.0
+        return lost + (_tail(self.sides[False].variance, shape.inputs) if shape.inputs is not None else 0.0)
 
     @cached_property
-    def moments(self) -> tuple[Array, Array]:
-        """The covariance [I,T,I,T] of what the weight is multiplied by, and that [O,I,T] of the wanted results with it."""
-        o, i, taps = self.weight.shape
-        if self.rows is None:
-            return np.eye(i * taps).reshape(i, taps, i, taps), self.matrix.reshape(o, i, taps)
-        flat = np.asarray(self.rows.reshape(len(self.rows), -1), np.float64)
-        middle = flat - flat.mean(0) if self.centered else flat
-        seen = middle.T @ middle / len(flat)
-        ridge = _ridged(seen) - seen                            # what samples do not show stays as the weight has it
-        cross = self.target.T @ middle / len(flat) + self.matrix @ ridge
-        return (seen + ridge).reshape(i, taps, i, taps), cross.reshape(o, i, taps)
+    def _flat(self) -> Array:
+        assert self.rows is not None  # noqa: S101  asked only where there are rows
+        return np.asarray(self.rows.reshape(len(self.rows), -1), np.float64)
 
-    def _window(self, rank: int) -> tuple[Array, Array]:
-        """The matrix [rank,I] that goes before a window, and the core [O,rank*T] behind it: each in turn is the best for the other."""
-        o, i, taps = self.weight.shape
-        covariance, cross = self.moments
-        first = self.input[0][:rank]
-        rounds = _ROUNDS if rank * i <= _ALTERNATING else 1
-        for left in reversed(range(rounds)):
-            seen = np.einsum("ji,itIT->jtIT", first, covariance, optimize=True)
-            inner = np.einsum("jtIT,JI->jtJT", seen, first, optimize=True).reshape(rank * taps, rank * taps)
-            given = np.einsum("oit,ji->ojt", cross, first, optimize=True).reshape(o, rank * taps)
-            core = np.linalg.solve(_ridged(inner, _TINY), given.T).T
-            if left:
-                parts = core.reshape(o, rank, taps)
-                pairs = np.einsum("ojt,oJT->jJtT", parts, parts, optimize=True).reshape(rank * rank, taps * taps)
-                inner = (pairs @ covariance.transpose(1, 3, 0, 2).reshape(taps * taps, i * i)).reshape(rank, rank, i, i)
-                inner = inner.transpose(0, 2, 1, 3).reshape(rank * i, rank * i)
-                given = np.einsum("ojt,oit->ji", parts, cross, optimize=True).reshape(-1)
-                first = np.linalg.solve(_ridged(inner, _TINY), given).reshape(rank, i)
-        return first, core
+    def _middle(self, rows: Array) -> Array:
+        return rows - rows.mean(0) if self.centered else rows
 
-    def _again(self, core: Array, seen: Array) -> tuple[Array, Array]:
-        """The core fitted again to all rows, from where it is, and its results."""
-        flat = seen.reshape(len(seen), -1)
-        wanted = self.results if self.wanted is None else self.wanted
-        missing = wanted - flat @ core.T
-        middle = flat - flat.mean(0) if self.centered else flat
-        core = core + np.linalg.solve(_ridged(middle.T @ middle / len(flat)), middle.T @ missing / len(flat)).T
-        return core, flat @ core.T
+    def _side(self, *, lines: bool) -> _Side:
+        taps = self.weight.shape[-1] if lines else self.taps
+        inputs, weighted = len(self.covariance) // taps, self.root @ self.matrix
+        seen = np.einsum("itIt->iI", self.covariance.reshape(inputs, taps, inputs, taps)) / taps
+        root = np.linalg.cholesky(_ridged(seen, _TINY))
+        by_input = weighted.reshape(-1, inputs, taps).transpose(0, 2, 1).reshape(-1, inputs)
+        axes, variance = _directions(root.T @ (by_input.T @ by_input) @ root)
+        into, back = np.linalg.solve(root.T, axes).T, root @ axes
+        half = np.tensordot(into, self.covariance.reshape(inputs, taps, -1), 1).reshape(inputs * taps, inputs, taps)
+        turned = np.tensordot(into, half, (1, 1)).transpose(1, 0, 2).reshape(inputs * taps, -1)
+        weighted = np.einsum("oit,ij->ojt", weighted.reshape(-1, inputs, taps), back, optimize=True).reshape(len(weighted), -1)
+        return _Side(into, variance, weighted, turned, taps)
 
 
-def curve(layer: Layer) -> list[tuple[int, float]]:
-    """How much a layer is expected to lose with fewer and fewer weights: (weights, loss), all of them first."""
-    size = layer.weight.size
-    points = [(size, 0.0)]
-    for step in range(_STEPS - 1, 0, -1):
-        losses = [layer.expected(s) for s in _within(layer.weight, size * step // _STEPS)]
-        if losses:
-            points.append((size * step // _STEPS, min(losses)))
-    return points
+def _start(shape: Shape, side: _Side) -> list[Array]:
+    """Parts to begin with: main directions of the inputs, and the best that can stand behind them."""
+    rank = shape.lines or shape.inputs or len(side.into)
+    some = rank * side.taps
+    inner = side.covariance[:some, :some]
+    core = np.linalg.solve(_ridged(inner, _TINY), side.covariance[:some] @ side.weighted.T).T
+    parts: list[Array] = [np.eye(rank, len(side.into))[:, :, None]]
+    if shape.results is not None:
+        axes = _directions(core @ inner @ core.T)[0][:, :shape.results]
+        return [*parts, np.asarray(axes.T @ core).reshape(-1, rank, side.taps), axes[:, :, None]]
+    return [*parts, core.reshape(-1, rank, side.taps)]
 
 
-def share(curves: Mapping[Node, Sequence[tuple[int, float]]], ratio: float, small: float) -> dict[Node, int]:
-    """Weights for each layer, `ratio` times fewer in all, so that the losses add up to as little as possible.
-
-    Layers that hold less than the share `small` of the weights keep theirs, and do not count.
-    """
-    total = sum(points[0][0] for points in curves.values())
-    sharing = {k: points for k, points in curves.items() if points[0][0] >= small * total}
-    most = sum(points[0][0] for points in sharing.values()) / ratio
-
-    def chosen(price: float) -> dict[Node, int]:
-        return {k: min(points, key=lambda p: p[1] + price * p[0])[0] for k, points in sharing.items()}
-
-    low, high = 0.0, 1.0                       # what a weight costs: as little as keeps the sum below what is wanted
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (low, middle) if sum(chosen(middle).values()) <= most else (middle, high)
-    found = chosen(high)
-    spare = int(most) - sum(found.values())
-    for k in sorted(found, key=lambda k: -found[k]):        # what is left over goes to the largest that is factored
-        if found[k] < curves[k][0][0] and spare > 0:
-            found[k], spare = found[k] + min(spare, curves[k][0][0] - 1 - found[k]), 0
-    return {k: found.get(k, points[0][0]) for k, points in curves.items()}
+def _composed(parts: Sequence[Array]) -> Array:
+    """The weight [O,I*T] of parts [results,inputs,taps], each with other axes of the window."""
+    made = parts[0]
+    for part in parts[1:]:
+        made = np.einsum("mjb,jia->miab", part, made, optimize=True).reshape(len(part), made.shape[1], -1)
+    return made.reshape(len(made), -1)
 
 
-def best(layer: Layer, budget: int) -> Shape | None:
-    """The shape of at most `budget` weights that loses least; None when there is none."""
-    found = sorted(_within(layer.weight, budget), key=lambda s: (layer.expected(s), s.inputs or 0))[:_TRIED]
-    if len(found) < 2:  # noqa: PLR2004  nothing to choose from
-        return found[0] if found else None
-    return min(found, key=lambda s: layer.loss(layer.fit(s)))
+def _improved(parts: Sequence[Array], wanted: Array, covariance: Array, steps: int) -> list[Array]:
+    """Parts that together come nearer to a weight: steps of L-BFGS over all of them."""
+    from scipy.optimize import minimize  # noqa: PLC0415  slow to load
+
+    ends = np.cumsum([p.size for p in parts])[:-1]
+    scale = max(float(((wanted @ covariance) * wanted).sum()), 1e-30)
+
+    def split(numbers: Array) -> list[Array]:
+        return [a.reshape(p.shape) for a, p in zip(np.split(numbers, ends), parts, strict=True)]
+
+    def value(numbers: Array) -> tuple[float, Array]:
+        now = split(numbers)
+        missing = _composed(now) - wanted
+        pull = missing @ covariance
+        slopes = [_slope(now, k, pull) for k in range(len(now))]
+        return float((missing * pull).sum()) / scale, np.concatenate([s.reshape(-1) for s in slopes]) * (2 / scale)
+
+    start = np.concatenate([p.reshape(-1) for p in parts])
+    found = minimize(value, start, jac=True, method="L-BFGS-B", options={"maxiter": steps, "maxcor": 20, "ftol": 1e-10, "gtol": 1e-12})
+    return split(np.asarray(found.x))
 
 
-def _within(weight: Array, budget: int) -> Iterator[Shape]:
-    """For each rank of the inputs, the largest rank of the results that a budget allows."""
-    o, i, taps = weight.shape
-    rank = budget // (i * taps + o)
-    if 1 <= rank < min(o, i * taps):
-        yield Shape(None, rank)
-    if taps == 1:
-        return
-    for r1 in sorted({max(1, i * step // _STEPS) for step in range(1, _STEPS)}):
-        if Shape(r1, None).weights(weight) <= budget:
-            yield Shape(r1, None)
-        elif (rank := (budget - r1 * i) // (r1 * taps + o)) >= 1:
-            yield Shape(r1, min(rank, o - 1))
+def _slope(parts: Sequence[Array], k: int, pull: Array) -> Array:
+    """How the error changes with one of the parts, from how it changes with the weight they make."""
+    o, inputs = len(parts[-1]), parts[0].shape[1]
+    before, here, behind = (prod(p.shape[2] for p in some) for some in (parts[:k], parts[k:k + 1], parts[k + 1:]))
+    made = pull.reshape(o, inputs, before, here, behind)
+    if parts[k + 1:]:
+        later = _composed(parts[k + 1:]).reshape(o, -1, behind)
+        made = np.einsum("oiabc,omc->miab", made, later, optimize=True)[..., None]
+    if parts[:k]:
+        earlier = _composed(parts[:k]).reshape(-1, inputs, before)
+        made = np.einsum("miabc,jia->mjbc", made, earlier, optimize=True)[:, :, None]
+    return np.asarray(made.reshape(parts[k].shape))
 
 
-def _through(first: Array, rows: Array) -> Array:
-    return np.asarray(np.einsum("ji,nit->njt", first, rows, optimize=True))
+def _regression(rows: Array, missing: Array, root: Array) -> Array:
+    """The matrix that makes of rows what is missing; where rows are few, as much of it as helps rows that were left out."""
+    if len(rows) < rows.shape[1]:                                   # what they span says as much, and is smaller
+        values, vectors = np.linalg.eigh(rows @ rows.T)
+        kept = values > _TINY * values[-1]
+        root_values = np.sqrt(values[kept])
+        inner = _regression(vectors[:, kept] * root_values, missing, root)
+        return np.asarray(inner @ ((vectors[:, kept] / root_values).T @ rows))
+    seen, given = rows.T @ rows / len(rows), rows.T @ missing / len(rows)
+    ridge = _RIDGE
+    if len(rows) < _ENOUGH * rows.shape[1]:
+        ends = np.linspace(0, len(rows), _FOLDS + 1).astype(int)
+        lost = {None: float(np.square(missing @ root).sum())} | dict.fromkeys(_RIDGES, 0.0)
+        for begin, end in pairwise(ends):
+            some, rest = rows[begin:end], len(rows) - (end - begin)
+            values, vectors = np.linalg.eigh((seen * len(rows) - some.T @ some) / rest)
+            fitted = vectors.T @ ((given * len(rows) - some.T @ missing[begin:end]) / rest)
+            for r in _RIDGES:
+                guess = (some @ vectors) @ (fitted / (np.maximum(values, 0) + r * values.mean() + 1e-30)[:, None])
+                lost[r] += float(np.square((missing[begin:end] - guess) @ root).sum())
+        best = min(lost, key=lambda r: lost[r])
+        if best is None:
+            return np.zeros_like(given.T)
+        ridge = best
+    return np.asarray(np.linalg.solve(_ridged(seen, ridge), given).T)
 
 
 def _directions(covariance: Array) -> tuple[Array, Array]:

@@ -22,7 +22,7 @@ class Rank:
 
     def shape(self, layer: Layer) -> Shape:
         """The shape of a layer with this rank; UsageError when it is more than the layer has."""
-        o, i, taps = layer.weight.shape
+        (o, i), taps = layer.weight.shape[:2], layer.taps
         if self.results >= min(o, i * taps) or (self.inputs or 0) >= i or (self.inputs and taps == 1):
             most = f"below {i} and {min(o, i * taps)}" if taps > 1 else f"one number below {min(o, i)}"
             said = f"{self.inputs}x{self.results}" if self.inputs else str(self.results)
