@@ -170,19 +170,19 @@ def test_wrong_ranks_are_refused(rank: str, message: str) -> None:
 
 def test_auto_takes_what_is_faster_and_loses_little() -> None:
     text = """
-    graph @net(%x: f32[1,512]) {
-      %a: f32[512,512] = random 1
-      %b: f32[512,512] = random 2
-      %h: f32[1,512] = MatMul(%x, %a) at "low"
-      %y: f32[1,512] = MatMul(%h, %b) at "full"
+    graph @net(%x: f32[1,256]) {
+      %a: f32[256,256] = random 1
+      %b: f32[256,256] = random 2
+      %h: f32[1,256] = MatMul(%x, %a) at "low"
+      %y: f32[1,256] = MatMul(%h, %b) at "full"
       return %y
     }"""
     net = parse(text)
     low, full = net.weights
     draw = np.random.default_rng(0)
-    thin_weight = (draw.standard_normal((512, 16)) @ draw.standard_normal((16, 512)) / 90).astype(np.float32)
+    thin_weight = (draw.standard_normal((256, 16)) @ draw.standard_normal((16, 256)) / 64).astype(np.float32)
     net = replace(net, weights={low: thin_weight, full: net.weights[full]})
-    given: list[Mapping[str, Array]] = [{"x": np.random.default_rng(i).standard_normal((1, 512)).astype(np.float32)} for i in range(64)]
+    given: list[Mapping[str, Array]] = [{"x": np.random.default_rng(i).standard_normal((1, 256)).astype(np.float32)} for i in range(64)]
     made, context = factored(net, "auto", given, "x86-64-v3")
     assert {r.origin for r in context.trace} >= {"low"}
     assert lost(net, made, given[:10]) < 0.05
@@ -201,12 +201,12 @@ def test_auto_takes_what_is_faster_and_loses_little() -> None:
 def test_auto_does_not_trust_what_only_fits_the_samples() -> None:
     """Of 64 samples 48 are fitted to, so a matrix of any rank loses nothing on them at rank 48; the others tell."""
     net = parse("""
-    graph @net(%x: f32[1,512]) {
-      %a: f32[512,512] = random 1
-      %y: f32[1,512] = MatMul(%x, %a) at "full"
+    graph @net(%x: f32[1,256]) {
+      %a: f32[256,256] = random 1
+      %y: f32[1,256] = MatMul(%x, %a) at "full"
       return %y
     }""")
-    given = [{"x": np.random.default_rng(i).standard_normal((1, 512)).astype(np.float32)} for i in range(64)]
+    given = [{"x": np.random.default_rng(i).standard_normal((1, 256)).astype(np.float32)} for i in range(64)]
     same, context = factored(net, "auto", given, "x86-64-v3")
     assert same is net
     assert [n for n in context.notes if "full stays as it is: parts that are faster" in n]
