@@ -26,7 +26,7 @@ from edgec.pipeline import Context
 from passes.changes.low_rank import Factors, Layer, Shape
 from passes.changes.parts import Site, arrays, nodes, rows, site
 from passes.changes.probes import worth
-from passes.changes.ranks import Rank, Wanted, read
+from passes.changes.ranks import Rank, Share, Wanted, read
 from passes.changes.sharing import best, curve, flat, share
 from passes.cluster import assumed_view
 
@@ -224,7 +224,7 @@ class _Factorize:
         """The nodes that stand for a layer and their weights, None (and a note) when it stays."""
         asked = self.wanted.of(self.sites[node].name)
         found: tuple[Shape, Factors] | str
-        if isinstance(asked, Rank | float):
+        if isinstance(asked, Rank | Share | float):
             layer = self._layer(node, walk.read(node))
             shape = self._ratio(node, layer) if isinstance(asked, float) else asked.shape(layer)
             found = shape if isinstance(shape, str) else (shape, layer.fit(shape))

@@ -34,7 +34,7 @@ def worth(graph: Graph, node: Node, known: Sequence[Mapping[Value, Any]], work: 
     axis = 1 if node.op == "Conv" else len(node.output.dims) - 1
     channels = node.output.dims[axis]
     runs = min(len(known), int(work / max(channels * sum(map(_work, behind)), 1)))
-    if not runs or not outputs:
+    if not runs or not outputs or not behind:                       # without nodes behind it, its results are the outputs
         return None
     draw, total = np.random.default_rng(0), np.zeros((channels, channels))
     results = [_run(later, values) for values in known[:runs]]

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgec.errors import UsageError
-from passes.changes.low_rank import Layer, Shape, best
+from passes.changes.low_rank import Layer, Shape
+from passes.changes.sharing import best
 
 HELP = ("--rank is auto, how many times fewer weights, such as 2.0, or ranks of layers, such as fc1=32,conv2=16x32, or /2 for a layer that "
         "shall have half of its weights")
