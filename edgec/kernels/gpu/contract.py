@@ -1,4 +1,7 @@
-"""Convolutions and products as text: a work item keeps a tile of columns times four channels in registers over the whole sum."""
+"""Convolutions and products as text: a work item keeps a tile of columns times four channels in registers over the whole sum.
+
+The columns of an item lie as far apart as there are items in a row, so that neighbors read and write neighbors.
+"""
 
 from edgec.kernels.contract import ContractPlan
 from edgec.kernels.gpu.plan import QUAD, GpuPlan
@@ -51,7 +54,7 @@ class _Contraction:
                  ("n", nest.y.axes[0].extent)]
         for name, extent in parts:
             write(f"const int {name} = {'0' if extent == 1 else f'i % {extent}'};" + (f" i /= {extent};" if extent > 1 else ""))
-        write(f"const int m = (qo * {inside} + qi) * {QUAD};", f"const int x = xt * {self.plan.columns};")
+        write(f"const int m = (qo * {inside} + qi) * {QUAD};")
         for t in range(self.plan.columns):
             write(f"float4 a{t} = make4(0, 0, 0, 0);" + (f" float4 t{t} = a{t};" if self.parts else ""))
         self._taps(ys, xs)
@@ -61,9 +64,9 @@ class _Contraction:
                 write(f"a{t} = t{t};")
         oy = f"(y * {ys.out_step} + {ys.out_begin})"
         for t in range(self.plan.columns):
-            ox = f"((x + {t}) * {xs.out_step} + {xs.out_begin})"
-            if xs.out_count % self.plan.columns and t:
-                with write.block(f"if (x + {t} < {xs.out_count})"):
+            ox = f"((xt + {t * tiles}) * {xs.out_step} + {xs.out_begin})"
+            if (t + 1) * tiles > xs.out_count:
+                with write.block(f"if (xt + {t * tiles} < {xs.out_count})"):
                     self._finish(f"a{t}", oy, ox)
             else:
                 with write.block(""):
@@ -81,16 +84,17 @@ class _Contraction:
     def _taps(self, ys: Taps, xs: Taps) -> None:
         write, nest = self.write, self.nest
         height, width = nest.x.axes[2].extent, nest.x.axes[3].extent
-        checked = xs.clipped(width) or xs.out_count % self.plan.columns != 0
+        tiles = -(-xs.out_count // self.plan.columns)
+        checked = xs.clipped(width) or tiles * self.plan.columns > xs.out_count
         with write.block(f"for (int ky = 0; ky < {ys.count}; ky++)"):
             write(f"const int iy = y * {ys.step} + {ys.first} + ky * {ys.pitch};")
             if ys.clipped(height):
                 write(f"if (iy < 0 || iy >= {height}) continue;")
             with write.block(f"for (int kx = 0; kx < {xs.count}; kx++)"):
-                write(f"const int ix = x * {xs.step} + {xs.first} + kx * {xs.pitch};")
+                write(f"const int ix = xt * {xs.step} + {xs.first} + kx * {xs.pitch};")
                 row = total([along(nest.x.axes[0], "n"), along(nest.x.axes[2], "iy")])
                 for t in range(self.plan.columns):
-                    here = f"ix + {t * xs.step}"
+                    here = f"ix + {t * tiles * xs.step}"
                     if checked:
                         write(f"const bool in{t} = {here} >= 0 && {here} < {width};")
                     place = along(nest.x.axes[3], here)
