@@ -31,8 +31,8 @@ _LONG_SUM = 256
 """Products of one row from which its sum is shared."""
 _LONG_ROW, _FEW_ROWS = 128, 1024
 """A group shares a row when it is at least so long, and there are fewer of them than this."""
-_KEPT_BUSY = 4
-"""Work items for each multiply-accumulate that the GPU starts in a cycle: with fewer it waits for memory."""
+_KEPT_BUSY = 2
+"""Work items for each multiply-accumulate that the GPU starts in a cycle: with fewer it waits for memory. A placeholder."""
 _COLUMNS = (8, 4, 2, 1)
 _Planner = Callable[[Region, Gpu, Operands], Planned | str]
 _ANCHORS: Mapping[str, _Planner] = {
