@@ -120,8 +120,8 @@ def test_the_example_in_c_runs_it_and_warns_of_nothing(tmp_path: Path) -> None:
 @pytest.mark.skipif(not shutil.which("cmake"), reason="cmake is not installed")
 def test_cmake_makes_the_example_with_its_driver(tmp_path: Path) -> None:
     bundle, made = make(tmp_path), tmp_path / "made"
-    for command in (["cmake", "-S", bundle, "-B", made], ["cmake", "--build", made]):
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    for words in (["-S", str(bundle), "-B", str(made)], ["--build", str(made)]):
+        subprocess.run(["cmake", *words], check=True, stdout=subprocess.DEVNULL)
     tensor(4).tofile(tmp_path / "x.bin")
     subprocess.run([made / "two", tmp_path / "x.bin", tmp_path / "y.bin"], check=True, stdout=subprocess.DEVNULL)
     np.testing.assert_allclose(np.fromfile(tmp_path / "y.bin", np.float32).reshape(SHAPE), expected(tensor(4)), rtol=1e-6, atol=1e-6)
