@@ -51,7 +51,9 @@ def _native(isa: Isa) -> bool:
     if platform.machine() != isa.arch:
         return False
     flags = Path("/proc/cpuinfo").read_text(encoding="utf8") if Path("/proc/cpuinfo").exists() else ""
-    return {"x86-64-v4": "avx512bw", "x86-64-v3": "avx2"}.get(isa.mcpu, "") in flags
+    named = {"+avx512vnni": "avx512_vnni", "+avx512vbmi": "avx512vbmi"}
+    needed = {{"x86-64-v4": "avx512bw", "x86-64-v3": "avx2"}.get(isa.mcpu, ""), *(named.get(a, "") for a in isa.mattr)}
+    return all(f in flags for f in needed)
 
 
 def _runs(isa: Isa) -> str | None:

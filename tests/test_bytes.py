@@ -121,3 +121,13 @@ def test_out_of_range_numbers_saturate() -> None:
     planned = plan(Node("QuantizeLinear", (x, *constants), (y,)), AVX512, Operands.of(constants, lambda v: v.tensor.view))
     assert not isinstance(planned, str), planned
     np.testing.assert_array_equal(run(planned.plan, emit, [values, *constants.values()]).outputs[0], want)
+
+
+@pytest.mark.parametrize(("low", "high", "zero"), [(-3.0, 5.0, 7), (-900.0, 900.0, 7), (120.0, 400.0, 90), (-700.0, -600.0, 0)])
+def test_bounds_before_quantization(low: float, high: float, zero: int) -> None:
+    rng = np.random.default_rng(7)
+    x, clipped, y = tensor("x", (3, 50), "f32"), tensor("c", (3, 50), "f32"), tensor("y", (3, 50), "i8")
+    constants = dict([scalar("low", low, "f32"), scalar("high", high, "f32"), scalar("one", 1.0, "f32"), scalar("zp", zero, "i8")])
+    ends = list(constants)
+    nodes = [Node("Clip", (x, *ends[:2]), (clipped,)), Node("QuantizeLinear", (clipped, *ends[2:]), (y,))]
+    check(AVX512, nodes, {x: (rng.standard_normal(x.dims) * 200).astype(np.float32)}, constants)

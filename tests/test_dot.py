@@ -6,16 +6,18 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from edgec.ir.evaluate import evaluate_node
 from edgec.ir.graph import Array, Graph, Node, Value
 from edgec.ir.layout import Layout
 from edgec.ir.types import Tensor, numpy_dtype
-from edgec.isa import Isa
+from edgec.isa import Isa, cpu_isa
 from edgec.kernels.base import Operands
 from edgec.kernels.emit import emit
 from edgec.kernels.plan import packed, plan
+from edgec.target import find
 from tests.kernel_harness import A72, AVX2, AVX512, gathered, on, run, scatter
 
 NHWC = Layout((0, 2, 3, 1))
@@ -32,7 +34,7 @@ FORMS = {
     "vnni": VNNI, "madd512": form(AVX512, "pmaddwd"), "madd": form(AVX2, "pmaddwd"), "portable": AVX2,
     "smlal": form(A72, "smlal"), "sdot": form(A72, "sdot", mcpu="cortex-a76"), "portable-arm": A72,
 }
-EACH = [pytest.param(isa, id=name, marks=param.marks) for name, isa in FORMS.items() for param in on(isa)]
+EACH = [pytest.param(isa, id=name, marks=param.marks) for name, isa in FORMS.items() for param in on(isa.integer)]
 
 
 def some(cases: Sequence[Any], each: int = 2) -> list[Any]:
@@ -195,3 +197,44 @@ def test_what_is_refused(change: dict[str, Any], reason: str) -> None:
     answer = plan(node, VNNI, Operands.of(weights, lambda v: v.tensor.view))
     assert isinstance(answer, str)
     assert reason in answer
+
+
+@pytest.mark.parametrize(("name", "word"), [("zen4", "vnni"), ("x86-64-v3", "madd"), ("cortex-a72", "smlal"), ("cortex-a53", "smlal"),
+                                            ("cortex-a76", "sdot")])
+def test_onnx_runtime_makes_the_same_of_qlinearconv(name: str, word: str) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    isa, rng = cpu_isa(find(name)), np.random.default_rng(8)
+    for why in on(isa.integer)[0].marks:
+        pytest.skip(why.kwargs["reason"])
+    x, w, zero = tensor("x", (1, 35, 13, 17), "u8", NHWC), tensor("w", (27, 35, 3, 3), "i8"), tensor("xz", (), "u8")
+    y, z = tensor("y", (1, 27, 7, 9), "i32", NHWC), tensor("z", (1, 27, 7, 9), "u8", NHWC)
+    attrs: dict[str, Any] = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
+    scales = np.float32(0.017), rng.uniform(0.002, 0.009, 27).astype(np.float32), np.float32(0.11)
+    bias, point = rng.integers(-9000, 9000, 27).astype(np.int32), np.array(118, np.uint8)
+    values, weights = numbers(rng, x), numbers(rng, w, -127)
+    nodes, constants = requantized(y, z, (27, 1, 1), rng, 1.0)
+    nodes = [n for n in nodes if n.op != "LeakyRelu"]
+    nodes[-1] = replace(nodes[-1], inputs=(nodes[-2].output, *nodes[-1].inputs[1:]))
+    own = {"bias": bias.reshape(27, 1, 1), "m": (scales[0] * scales[1] / scales[2]).reshape(27, 1, 1), "zp": np.array(131, np.uint8)}
+    constants = {v: own.get(v.name, a) for v, a in constants.items()}
+    algo = check(isa, [Node("ConvInteger", (x, w, zero), (y,), MappingProxyType(attrs)), *nodes], {x: values},
+                 {w: weights, zero: point, **constants})
+    assert f"conv_{word}" in algo
+    known: dict[Value, Any] = {x: values, w: weights, zero: point, **constants}
+    for node in (Node("ConvInteger", (x, w, zero), (y,), MappingProxyType(attrs)), *nodes):
+        known.update(zip(node.outputs, evaluate_node(node, [known[v] for v in node.inputs if v is not None]), strict=True))
+    given = {"x": values, "xs": scales[0], "xz": point, "w": weights, "ws": scales[1], "wz": np.zeros(27, np.int8), "ys": scales[2],
+             "yz": own["zp"], "b": bias}
+    np.testing.assert_array_equal(_qlinear_conv(onnxruntime, given, attrs), known[z])
+
+
+def _qlinear_conv(onnxruntime: Any, given: dict[str, Any], attrs: dict[str, Any]) -> Array:
+    """What ONNX Runtime makes of a QLinearConv."""
+    inputs = [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.UINT8, given["x"].shape)]
+    output = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.UINT8, None)
+    weights = [onnx.numpy_helper.from_array(np.asarray(a), n) for n, a in given.items() if n != "x"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("QLinearConv", list(given), ["y"], **attrs)], "g", inputs, [output], weights)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    made: Array = session.run(None, {"x": given["x"]})[0]
+    return made

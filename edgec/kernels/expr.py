@@ -46,5 +46,5 @@ ELEMENTWISE: dict[str, int] = {
 """The operators an Expr may hold, with their numbers of arguments.
 
 A Clip with one bound is Min or Max there (see region.py). QuantizeLinear and DequantizeLinear have a scale for the whole tensor, and may
-lack a zero point; a QuantizeLinear whose scale is one (attribute `unit`) does not read it.
+lack a zero point; a QuantizeLinear whose scale is one (attribute `unit`) does not read it, and may have bounds as further arguments.
 """

@@ -47,7 +47,7 @@ def supported(instr: Instr, dtypes: Sequence[str], second: float | None = None) 
 def _border(instr: Instr, dtypes: Sequence[str]) -> str | None:
     """Between bytes and f32, with a scale in f32 and a zero point like the bytes."""
     quantized, real = (instr.dtype, dtypes[0]) if instr.op == "QuantizeLinear" else (dtypes[0], instr.dtype)
-    if quantized not in BYTES or {real, dtypes[1]} != {"f32"} or any(d != quantized for d in dtypes[2:]):
+    if quantized not in BYTES or {real, dtypes[1]} != {"f32"} or any(d != quantized for d in dtypes[2:3]) or {*dtypes[3:]} - {"f32"}:
         return f"{instr.op} is written between f32 and i8 or u8, not for {', '.join((*dtypes, instr.dtype))}"
     return None
 

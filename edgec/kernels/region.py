@@ -99,12 +99,24 @@ def _instr(node: Node, numbers: Mapping[Value, int]) -> Instr | str:
 
 
 def unscaled(what: Region, floats: Callable[[Value], tuple[float, ...] | None]) -> Region:
-    """The region whose QuantizeLinear do not divide where the scale is known to be one: the arithmetic before them has scaled."""
+    """The region whose QuantizeLinear do not divide where the scale is known to be one: the arithmetic before them has scaled.
+
+    Such a QuantizeLinear takes the bounds of a Clip before it, for it has bounds anyway.
+    """
     skip = len(what.expr.arguments) - len(what.operands)
     units = {i for i, v in enumerate(what.operands, skip) if floats(v) == (1.0,)}
     instrs = tuple(replace(x, attrs=(*x.attrs, ("unit", True))) if x.op == "QuantizeLinear" and x.args[1] in units else x
                    for x in what.expr.instrs)
-    return replace(what, expr=replace(what.expr, instrs=instrs))
+    first = len(what.expr.arguments)
+    bounded = tuple(_bounded(x, instrs[x.args[0] - first] if x.args and x.args[0] >= first else None) for x in instrs)
+    return replace(what, expr=replace(what.expr, instrs=bounded))
+
+
+def _bounded(instr: Instr, source: Instr | None) -> Instr:
+    """A QuantizeLinear with zero point and bounds as arguments; any other instruction as it is."""
+    if source is None or source.op != "Clip" or instr.op != "QuantizeLinear" or not instr.attr("unit") or len(instr.args) != 3:  # noqa: PLR2004
+        return instr
+    return replace(instr, args=(source.args[0], *instr.args[1:], *source.args[1:]))
 
 
 def _plain(attrs: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:

@@ -215,6 +215,10 @@ def _quantize(instr: Instr, args: Sequence[Vector], _: Sequence[str], lanes: int
     value = args[0] if instr.attr("unit") else m.hold(args[0] / args[1])
     zero = hold(cast(args[2], "i32", lanes), "i32", lanes) if len(args) > 2 else const(0, "i32", lanes)     # noqa: PLR2004
     bottom, top = (m.hold(cast(const(bound, "i32", lanes) - zero, "f32", lanes)) for bound in (low, high))
+    if len(args) > 3:                                                  # noqa: PLR2004  bounds of its own
+        least, most = args[3], args[4]
+        within = [m.hold(tirx.Select(tirx.LT(bound, bottom), bottom, bound)) for bound in (least, most)]
+        bottom, top = (m.hold(tirx.Select(tirx.LT(top, bound), top, bound)) for bound in within)
     value = m.hold(tirx.Select(tirx.LT(bottom, value), value, bottom))           # NaN gives the lowest number
     value = m.hold(tirx.Select(tirx.LT(value, top), value, top))
     bits = T.reinterpret(type_name("i32", lanes), m.hold(value + m.const(MAGIC)))
