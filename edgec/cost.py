@@ -25,7 +25,7 @@ _SPILL = 1.25           # some accumulators live in memory: measured 1.3 to 2, e
 _STREAM = 0.5           # of the second level's nominal speed, what a stream of weights between multiplications reaches, measured
 _SHARE = 0.3            # of the cycles of such a stream, how many the multiplications do not hide, fitted
 _LOAD = 0.08            # of the cycles of loads, how many the multiplications do not hide, fitted
-_REQUANTIZE = 3.0       # cycles to scale, round and store one accumulator of integers, fitted
+_REQUANTIZE = 9.0       # vector operations that scale, round and store one accumulator of integers, as counted in machine code
 _PIECE = 0.003          # each further kind of tile is code of its own, fitted
 
 
@@ -111,6 +111,7 @@ class Dot:
 
 DOTS = MappingProxyType({
     "vpdpbusd": Dot(1, 1, 0, 1, 1), "pmaddwd": Dot(1, 2, 0, 2, 3, 3), "sdot": Dot(0.25, 1, 1, 1, 1), "smlal": Dot(2, 2, 2, 0, 8),
+    "smull": Dot(2, 2, 2, 0, 8),
     "portable": Dot(4, 4, 0, 1, 2, 4)})
 """By form; `portable` is four plain multiply-accumulates of i32."""
 
@@ -124,7 +125,7 @@ def int8_peak(isa: Isa) -> float:
 def dot_cycles(isa: Isa, form: str, tw: int, nb: int, k: int) -> float:
     """Return the cycles of one register tile of bytes over k steps of four. What it does not know of it takes from the f32 tile."""
     dot, products = DOTS[form], tw * nb
-    peak = int8_peak(isa) if form == isa.int8_form else peak_macs(isa) / 2
+    peak = int8_peak(isa) * (0.75 if form == "smull" else 1.0) if form != "portable" else peak_macs(isa) / 2
     loads = (tw * dot.pixel + nb * dot.weight) / isa.load_ports
     cycles = max(4 * isa.lanes * products / peak, loads, float(isa.fma_latency)) + _LOAD * loads + tw * dot.work / 3
     if products < 1.5 * isa.fma_latency * isa.fma_ports:
@@ -134,7 +135,7 @@ def dot_cycles(isa: Isa, form: str, tw: int, nb: int, k: int) -> float:
     step = (nb * isa.lanes + tw) * 4
     if k * nb * isa.lanes * 4 > isa.l1_bytes / 4 and isa.l2_bytes_per_cycle:
         cycles = max(cycles, step / (_STREAM * isa.l2_bytes_per_cycle)) + _SHARE * step / isa.l2_bytes_per_cycle
-    return k * cycles + _REQUANTIZE * products
+    return k * cycles + _REQUANTIZE / isa.fma_ports * products
 
 
 def choose_dot_tile(isa: Isa, form: str, vectors: Sequence[int], columns: int, k: int, *, rows: int = 1) -> Tile:
@@ -156,7 +157,7 @@ def depth_cycles(isa: Isa, form: str, kernel: tuple[int, int], vectors: int, ste
     Interleaving four rows takes some eight vector operations a column, which neighbors share; plain taps take three operations each.
     """
     rows, columns = kernel
-    if form in ("smlal", "portable"):
+    if form in ("smlal", "smull", "portable"):
         return vectors * (3.0 * rows * columns * (1 if form == "portable" else 2) + _REQUANTIZE) / max(1, isa.fma_ports)
     quads = -(-rows // 4)
     made = quads * min(columns, step) * (8.0 + rows)

@@ -46,7 +46,7 @@ class DepthPlan(KernelPlan):
     @property
     def planar(self) -> bool:
         """Whether taps are multiplied one by one."""
-        return self.form in ("smlal", "portable")
+        return self.form in ("smlal", "smull", "portable")
 
     @property
     def quads(self) -> int:

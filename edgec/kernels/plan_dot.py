@@ -117,7 +117,7 @@ class _Nest:
         fixed = n * groups * len(widths)
         row_chunks = chunks(ys.out_count, min(-(-_TASKS // fixed), macs // (_TASK_MACS * fixed)))
         bias, epilogue, used = self._epilogue()
-        unroll = _unroll(form, tile.tw * tile.nb, (xs.count if merged else 1) * chunk // 4)
+        unroll = _unroll(form, tile.tw * tile.nb if isa.fact("optimize") != "size" else _BODY, (xs.count if merged else 1) * chunk // 4)
         plan = DotPlan(
             isa, (), fixed * row_chunks, x=x, y=y, ys=ys, xs=xs, kernel=kernel, groups=groups, widths=widths, columns=tile.tw, chunk=chunk,
             merged=merged, unroll=unroll, row_chunks=row_chunks, form=form, zero=self.zero is not None, bias=bias,
@@ -137,7 +137,7 @@ class _Nest:
         window, form = ys.count * xs.count, self._form()
         if window > _UNROLLED:
             return self.plan("conv", "oihw", (ys, xs), (ys.count, xs.count), x.axes[1].extent)
-        lanes = lanes_for(isa.lanes * (2 if form == "smlal" else 1), (x, y, *images.loads), y.axes[1].extent, 1)
+        lanes = lanes_for(isa.lanes * (2 if form in ("smlal", "smull") else 1), (x, y, *images.loads), y.axes[1].extent, 1)
         columns = max(1, min(xs.out_count, _COLUMNS, _UNROLLED // window))
         columns = -(-xs.out_count // -(-xs.out_count // columns))
         n, channels = y.axes[0].extent, y.axes[1].extent
@@ -155,9 +155,9 @@ class _Nest:
         return Planned(replace(plan, args=args, bytes=traffic(args)), (*images.inputs, *zeros, *used))
 
     def _form(self) -> Form:
-        """What the unit has; where pairs of products are summed in 16 bits, weights of -128 could overflow these."""
+        """What the unit has; sums of two products in 16 bits could overflow where weights are -128, so these are widened one by one."""
         form = cast("Form", self.isa.int8_form)
-        return "portable" if form == "smlal" and not self.operands.narrow(self.images.inputs[1]) else form
+        return "smull" if form == "smlal" and not self.operands.narrow(self.images.inputs[1]) else form
 
     def _args(self, weights: int) -> tuple[Arg, ...]:
         images, region = self.images, self.region

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
-from edgec.cost import CALL_CYCLES, kernel_cycles, node_bytes, node_facts, node_macs, peak_macs
+from edgec.cost import CALL_CYCLES, int8_peak, kernel_cycles, node_bytes, node_facts, node_macs
 from edgec.ir.edit import reads
 from edgec.ir.evaluate import is_pure
 from edgec.ir.graph import Graph, Node, Value
@@ -24,8 +24,6 @@ from passes.changes import qdq, tflite_costs
 from passes.changes.tflite_operators import MOVES
 
 _BYTES = ("i8", "u8")
-_DOT = 4
-"""Products of bytes that a lane of 32 bits adds at once, where the unit has such an instruction."""
 _LINEAR = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
@@ -232,8 +230,8 @@ def _us(isa: Isa, cycles: float) -> float:
 
 
 def _bytewise(isa: Isa, macs: int, moved: int) -> float:
-    """The cycles of a kernel in bytes, which has one more way to multiply where the unit adds four products at once."""
-    computing = macs / (peak_macs(isa) * (_DOT if isa.fact("int8_dot") else 1))
+    """The cycles of a kernel in bytes, at the speed of the instruction that multiplies these."""
+    computing = macs / int8_peak(isa)
     return kernel_cycles(isa, macs, moved, computing=computing) if macs or moved else CALL_CYCLES
 
 

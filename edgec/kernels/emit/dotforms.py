@@ -140,6 +140,18 @@ class Smlal(DotForm):
         return acc + pairs
 
 
+class Smull(Smlal):
+    """The same with each product widened: for any weights."""
+
+    def add(self, acc: Vector, pixel: Parts, weights: Parts, width: int) -> Vector:
+        """The accumulator plus the products."""
+        for p, w in zip(pixel, weights, strict=True):
+            product = T.call_llvm_pure_intrin(type_name("i16", 2 * width), f"llvm.aarch64.neon.smull.v{2 * width}i16", w, p)
+            pairs = T.call_llvm_pure_intrin(type_name("i32", width), f"llvm.aarch64.neon.saddlp.v{width}i32.v{2 * width}i16", product)
+            acc = acc + pairs
+        return acc
+
+
 class Madd(DotForm):
     """Bytes widened to 16 bits, two products at a time: SSE2, AVX2, AVX-512BW. Of four bytes, the even ones meet first."""
 
@@ -210,4 +222,4 @@ def assembled(parts: list[Vector]) -> Vector:
 
 
 FORMS: dict[Form, Callable[[Kernel, str], DotForm]] = {
-    "vpdpbusd": Vnni, "pmaddwd": Madd, "sdot": Sdot, "smlal": Smlal, "portable": Portable}
+    "vpdpbusd": Vnni, "pmaddwd": Madd, "sdot": Sdot, "smlal": Smlal, "smull": Smull, "portable": Portable}
