@@ -135,6 +135,8 @@ class _Nest:
         if images.cut:
             return "a layout with blocked rows or columns"
         window, form = ys.count * xs.count, self._form()
+        if form == "sdot":                                     # interleaving rows takes more than it gains where vectors are short
+            form = "smlal" if self.operands.narrow(images.inputs[1]) else "smull"
         if window > _UNROLLED:
             return self.plan("conv", "oihw", (ys, xs), (ys.count, xs.count), x.axes[1].extent)
         lanes = lanes_for(isa.lanes * (2 if form in ("smlal", "smull") else 1), (x, y, *images.loads), y.axes[1].extent, 1)
