@@ -154,13 +154,13 @@ def choose_dot_tile(isa: Isa, form: str, vectors: Sequence[int], columns: int, k
 def depth_cycles(isa: Isa, form: str, kernel: tuple[int, int], vectors: int, step: int) -> float:
     """Return the cycles of a depthwise convolution of bytes that makes this many vectors of outputs, `step` columns from each other.
 
-    Interleaving four rows takes some eight vector operations a column, which neighbors share; plain taps take three operations each.
+    Interleaving rows takes about one vector operation for each, which neighbors share; plain taps take three operations each.
     """
     rows, columns = kernel
     if form in ("smlal", "smull", "portable"):
         return vectors * (3.0 * rows * columns * (1 if form == "portable" else 2) + _REQUANTIZE) / max(1, isa.fma_ports)
     quads = -(-rows // 4)
-    made = quads * min(columns, step) * (8.0 + rows)
+    made = float(rows * min(columns, step))
     return vectors * (made + quads * columns * (1 if form != "pmaddwd" else 4) + _REQUANTIZE) / max(1, isa.fma_ports)
 
 
