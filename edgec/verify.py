@@ -30,6 +30,8 @@ Reference = Callable[[Feeds], Mapping[str, Array]]
 TOLERANCE, WINOGRAD = 1e-4, 1e-3
 WHOLE = ", convolutions as QLinearConv"
 """What is said of a reference that computes with integers."""
+_CHANGED = {"rank", "int8"}
+"""Options that make other layers than the model has, fitted to samples that a bundle does not keep."""
 _LEAST_SPREAD = 0.01
 _ROUNDINGS = 2
 
@@ -84,7 +86,7 @@ def reference(bundle: Bundle, model: str | Path) -> tuple[Reference, str]:
     A bundle whose NPU is simulated is compared with its own graph, in numpy with the rounding of that NPU, which no other runtime has.
     BadInput when the model's outputs are not those of the bundle.
     """
-    if bundle.manifest.get("npus"):
+    if bundle.manifest.get("npus") and not _CHANGED & bundle.manifest["options"].keys():
         rounded = _rebuilt(bundle, model).graph
         return (lambda feeds: evaluate(rounded, feeds)), "edgec's evaluator in numpy, with the rounding of the NPU"
     return plain_reference(bundle, model)
