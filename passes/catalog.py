@@ -59,7 +59,7 @@ _ROWS: Iterable[Pass] = (
                 "quantize": "quantized operators in that form are one group each"},
          before={"tflite": "it writes the regions that are formed here",
                  "integers": "what a group of quantized operators becomes depends on its unit",
-                 "promote": "units that multiply in half precision are asked about half-precision tensors",
+                 "promote": "quantized operators have borders in half precision; what has none is promoted before units are asked",
                  "cluster": "a kernel runs on one unit"}),
     Pass("tflite", "Regions of an NPU whose compiler reads TFLite are written in TFLite's integer operators, channels last.", tflite.run,
          rewrites=lambda: [tflite.NAME],

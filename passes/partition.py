@@ -19,6 +19,7 @@ from edgec.ir.types import Tensor
 from edgec.machine import Target, Unit
 from edgec.partition import HOST, Flow, Problem, Stored, link, regions, solve
 from edgec.pipeline import Context
+from passes import promote
 from passes.changes import qdq
 from passes.changes.offers import Group, constants, feeding, groups
 
@@ -36,7 +37,7 @@ def run(graph: Graph, context: Context) -> Graph:
     alone = len(context.target.units) < 2 and not place         # noqa: PLR2004
     if alone or any(n.op == "edgec.Region" for n in graph.nodes):
         return graph                                            # there is no choice, or it was made before
-    split = qdq.separate(graph)
+    split = _asked(graph, context)
     parts = groups(split, context.target, units)
     problem = _problem(split, parts, context.target, units)
     on = solve(replace(problem, costs=_wishes(parts, units, spare=bool(wanted) and units[HOST].name not in wanted, place=place)))
@@ -46,6 +47,13 @@ def run(graph: Graph, context: Context) -> Graph:
     made = _Partitioned(split, parts, units, problem, on)
     context.facts["partition"] = made.facts()
     return made.graph() if made.changes() else graph
+
+
+def _asked(graph: Graph, context: Context) -> Graph:
+    """The graph that units are asked about: in f32 what would be promoted to it anyway, each quantized operator a group of its own."""
+    if any(n.op in ("QuantizeLinear", "DequantizeLinear") for n in graph.nodes):
+        return qdq.separate(graph)
+    return promote.run(graph, Context(context.target, context.disabled))
 
 
 def _permitted(parts: Sequence[Group], on: list[int], context: Context) -> list[int]:

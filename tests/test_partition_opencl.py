@@ -1,11 +1,14 @@
 """Whole models that the pass partition splits over a CPU and a GPU: built by flags alone, run through OpenCL, equal to ONNX Runtime."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import edgec
+from edgec.report.page import page
+from tests import tiny
 from tests.bundles import feeds, source
 from tests.opencl import needs_opencl
 from tests.split import error
@@ -21,6 +24,22 @@ FAST = """target fast : desktop-opencl "a GPU that is worth its copies, and has 
   }
 }
 """
+
+
+def test_the_summary_and_the_report_tell_where_the_time_goes(tmp_path: Path) -> None:
+    (tmp_path / "fast.target").write_text(FAST)
+    made = edgec.build(str(tiny.save(tiny.model(), tmp_path / "m.onnx")), target=str(tmp_path / "fast.target"), output=tmp_path / "m.edgec",
+                       place={"conv": "gpu", "dense": "cpu"})
+    assert re.search(r"predicted  \d+\.\d+ ms one after the other: cpu \d+\.\d+, gpu \d+\.\d+, copies \d+\.\d+\n", made.summary())
+    text = page(made.manifest)
+    section = text[text.index("<h2>Partition</h2>"):text.index("<h2>Arena</h2>")]
+    for said in ("Conv", "µs on gpu", "to gpu", "from gpu", "conv+relu"):
+        assert said in section
+    kernels = {k["unit"]: k["cycles"] for k in made.manifest["kernels"].values()}
+    assert set(kernels) == {"cpu", "gpu"}
+    facts = made.manifest["partition"]
+    assert facts["groups"][0]["unit"] == "gpu"
+    assert sum(u["us"] + u["copies_us"] for u in facts["units"]) == pytest.approx(made.manifest["report"]["predicted_ms"] * 1e3, rel=0.05)
 
 
 @needs_opencl

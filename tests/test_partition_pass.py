@@ -180,6 +180,16 @@ def test_what_is_only_another_view_is_not_launched() -> None:
     assert group.operators == 0
 
 
+def test_half_precision_is_promoted_before_units_are_asked() -> None:
+    text = CHAIN.replace("f32", "f16").replace("Softmax", "Identity").replace(" {axis=1}", "")
+    target = from_text(BOARD.replace("runs * cost", 'runs * when dtype == "f32" cost'))
+    made, _ = partition(typed(text, ""), target, "cpu,gpu")
+    assert devices(made)["one"] == "gpu"
+    assert made.outputs[0].tensor.dtype == "f16"
+    graph = typed(text, "")
+    assert partition(graph, target, "cpu")[0] is graph
+
+
 def test_text_and_bodies_stay_on_the_cpu() -> None:
     text = """graph @g(%x: string[2], %c: bool[]) {
       %a: string[2] = Identity(%x) at "words"
