@@ -142,7 +142,8 @@ def compile_graph(  # noqa: PLR0913  one keyword for each flag of the command li
     """All passes and the schedule: everything but machine code."""
     machine = target if isinstance(target, Target) else find(target)
     asked = fitted or Fitted()
-    context = Context(machine, frozenset(disabled), limit, samples=asked.samples)
+    wishing = _wishing(machine, exact=exact, optimize_for=optimize_for)
+    context = Context(wishing, frozenset(disabled), limit, samples=asked.samples)
     tell = _teller(progress, cancelled)
     passes = access.module("passes.catalog")
     watch = watch or Watch()
@@ -150,15 +151,22 @@ def compile_graph(  # noqa: PLR0913  one keyword for each flag of the command li
     steps = passes.pipeline(asked.rank, interface.options() if interface else None, placing(units, place), int8=asked.int8,
                             keep=asked.keep)
     final = run_passes(graph, steps, passes.CATALOG, context, told)
-    isa = cpu_isa(machine)
-    wishes = [("optimize", "size")] if optimize_for == "size" else []
-    isa = replace(isa, extra=(*isa.extra, *wishes, *([("exact", True)] if exact else ())))
+    isa = cpu_isa(wishing)
     tell("schedule", 0, 1)
     with _reproducible(graph, machine, watch):
         others = devices(machine)
         final, regions = npu.compile_regions(final, others, cache=cache, note=context.note)
         made = schedule(final, isa, re.sub(r"\W", "_", name), lambda origins: _cut(graph, origins), others)
     return Built(final, made, machine, isa, context, regions)
+
+
+def _wishing(machine: Target, *, exact: bool, optimize_for: str) -> Target:
+    """The target whose CPU has the facts that a user asks kernels to keep to, for passes that ask what kernels cost."""
+    facts: dict[str, Any] = {**({"optimize": "size"} if optimize_for == "size" else {}), **({"exact": True} if exact else {})}
+    if not facts:
+        return machine
+    cpu = machine.cpu
+    return replace(machine, units={**machine.units, cpu.name: replace(cpu, facts={**cpu.facts, **facts})})
 
 
 def placing(units: Sequence[str] = (), place: Mapping[str, str] | None = None) -> dict[str, str]:
