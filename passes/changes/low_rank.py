@@ -88,14 +88,29 @@ class Factors:
 class _Side:
     """A weight seen as a matrix [O*taps,inputs]: the main directions of its inputs, as rows, and the variance along each.
 
-    `weighted` [O,inputs*taps] and `covariance` are those of the layer in these directions, in which steps downhill go straight.
+    `weighted` [O,inputs*taps] and `covariance` are those of the layer in these directions, in which steps downhill go straight; `seen` is
+    the layer's own covariance, and `back` leads from directions to inputs.
     """
 
     into: Array
+    back: Array
     variance: Array
-    weighted: Array
-    covariance: Array
+    seen: Array
+    given: Array
     taps: int
+
+    @cached_property
+    def weighted(self) -> Array:
+        """The weight in these directions."""
+        turned = np.einsum("oit,ij->ojt", self.given.reshape(len(self.given), -1, self.taps), self.back, optimize=True)
+        return np.asarray(turned.reshape(len(self.given), -1))
+
+    @cached_property
+    def covariance(self) -> Array:
+        """That of what the weight is multiplied by, in these directions."""
+        inputs, taps = len(self.into), self.taps
+        half = np.tensordot(self.into, self.seen.reshape(inputs, taps, -1), 1).reshape(inputs * taps, inputs, taps)
+        return np.asarray(np.tensordot(self.into, half, (1, 1)).transpose(1, 0, 2).reshape(inputs * taps, -1))
 
 
 @dataclass(frozen=True)
@@ -218,10 +233,7 @@ class Layer:
         by_input = weighted.reshape(-1, inputs, taps).transpose(0, 2, 1).reshape(-1, inputs)
         axes, variance = _directions(root.T @ (by_input.T @ by_input) @ root)
         into, back = np.linalg.solve(root.T, axes).T, root @ axes
-        half = np.tensordot(into, self.covariance.reshape(inputs, taps, -1), 1).reshape(inputs * taps, inputs, taps)
-        turned = np.tensordot(into, half, (1, 1)).transpose(1, 0, 2).reshape(inputs * taps, -1)
-        weighted = np.einsum("oit,ij->ojt", weighted.reshape(-1, inputs, taps), back, optimize=True).reshape(len(weighted), -1)
-        return _Side(into, variance, weighted, turned, taps)
+        return _Side(into, back, variance, self.covariance, weighted, taps)
 
 
 def _start(shape: Shape, side: _Side) -> list[Array]:
