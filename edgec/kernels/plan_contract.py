@@ -55,12 +55,14 @@ def convolution(region: Region, isa: Isa, operands: Operands) -> Planned | str:
     transposed, groups = node.op == "ConvTranspose", int(node.attrs.get("group", 1))
     form = "iohw" if transposed else "oihw"
     images, geometry = Images.of(inputs, region, operands), Geometry.of(node.attrs, w.dims[2:])
-    if images.column and images.x.axes[3].extent == geometry.kernel[1]:
+    depthwise = not transposed and groups == images.x.axes[1].extent == images.y.axes[1].extent > 1
+    # a depthwise kernel packs its taps as they are stored, which turning changes unless they lie in a line
+    if images.column and images.x.axes[3].extent == geometry.kernel[1] and not (depthwise and 1 not in geometry.kernel):
         images, geometry, form = images.turned, geometry.turned, form[:2] + "wh"
     if geometry.pointwise and images.x.shape[2:] == images.y.shape[2:]:
         images = flatten(images)
     ys, xs = (geometry.taps(axis, images.y.axes[2 + axis].extent, transposed=transposed) for axis in (0, 1))
-    if not transposed and groups == images.x.axes[1].extent == images.y.axes[1].extent > 1:
+    if depthwise:
         return plan_window.depthwise(region, isa, images, ys[0], xs[0])
     nest = _Nest("conv_transpose" if transposed else "conv", form, ys, xs, geometry.kernel, groups)
     return _contraction(region, isa, images, nest)
