@@ -43,13 +43,15 @@ _HALVINGS = 40
 class Way:
     """A way to make layers smaller: the pass that does it, edits to choose from, and the options of the pass for what is chosen.
 
-    `options` gets the choice, and the names of the layers that stay as they are.
+    `options` gets the choice, and the names of the layers that stay as they are. `floor` is the share of a layer's cost that an edit saves
+    at least, whatever is predicted for the layer alone; None leaves out edits that save too little to be worth an error.
     """
 
     name: str
     step: str
     edits: tuple[Edit, ...]
     options: Callable[[Choice, Sequence[str]], dict[str, Any]]
+    floor: float | None = None
 
 
 def _ranks(choice: Choice, _: Sequence[str]) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def _integers(_: Choice, keep: Sequence[str]) -> dict[str, Any]:
 
 LOW_RANK = Way("low-rank", "factorize", (*(Edit(f"rank-1/{r:g}", f"low rank, 1/{r:g} of the weights", low_rank(r)) for r in (1.5, 3.0)),
                                          EDITS["rank-1/2"], EDITS["rank-1/4"]), _ranks)
-INT8 = Way("int8", "quantize", (EDITS["int8"],), _integers)
+INT8 = Way("int8", "quantize", (EDITS["int8"],), _integers, floor=0.01)    # between bytes, a layer in reals costs conversions
 
 
 @dataclass(frozen=True)
@@ -220,8 +222,9 @@ class _Search:
         self.what = "time" if aim == "us" else "bytes"
         self.limits = judge.accuracy.limits(made.outputs)
         self.total = max(sum(getattr(s.cost, aim) for s in made.layers), _NOTHING)
-        self.rows = [Row(s.name, e, getattr(f, aim), f.noise) for s in made.layers for e, f in s.effects.items()
-                     if getattr(f, aim) > _WORTH * getattr(s.cost, aim)]
+        least = _WORTH if way.floor is None else -float("inf")
+        self.rows = [Row(s.name, e, max(getattr(f, aim), (way.floor or 0.0) * getattr(s.cost, aim)), f.noise)
+                     for s in made.layers for e, f in s.effects.items() if getattr(f, aim) > least * getattr(s.cost, aim)]
         self.trials: list[Trial] = []
 
     def run(self) -> Decision:
