@@ -187,6 +187,25 @@ def test_what_is_left_out_says_why() -> None:
         study(replace(net, nodes=net.nodes[2:], inputs=(*net.inputs, net.nodes[0].output), outputs=net.outputs[1:]), find("host"), [])
 
 
+SMALL = """
+graph @small(%x: f32[1,16,6,6]) {
+  %i: i8[32,16,1,1] = random 1
+  %w: f32[32,16,1,1] = Cast(%i) {to=1} at "w"
+  %y: f32[1,32,6,6] = Conv(%x, %w) {kernel_shape=[1, 1], strides=[1, 1], pads=[0, 0, 0, 0], dilations=[1, 1], group=1} at "point"
+  return %y
+}"""
+
+
+def test_weights_that_are_stored_as_integers_are_studied_as_reals() -> None:
+    net = parse(SMALL)
+    found, = study(net, find("cortex-a72"), list(drawn(net, 0).feeds)).layers
+    assert found.cost.bytes == 512
+    assert found.effects["fp16"].bytes == -512
+    assert found.effects["int8"].bytes < 0
+    assert found.effects["int8"].us > 0
+    assert found.effects["int8"].lost < 1e-3 < found.effects["sparse-80"].lost
+
+
 def test_the_command_tells_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place, plot = tmp_path / "made" / "s.json", tmp_path / "s.svg"
     command = ["study", str(MODELS / "digits_cnn.onnx"), "--target", "cortex-a72", "--edits", "int8,fp16"]

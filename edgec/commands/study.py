@@ -97,6 +97,6 @@ def _share(share: float) -> str:
 def _sum(made: "Study", edit: str) -> str:
     effects = [(s, s.effects[edit]) for s in made.layers if edit in s.effects]
     lost, us, size = (sum(getattr(f, what) for _, f in effects) for what in ("lost", "us", "bytes"))
-    total = sum(s.cost.bytes for s in made.layers)
-    return (f"{len(effects)} of {len(made.layers)}, {_share(lost)} lost, {-us / made.total_us:+.0%} of the time of the net, "
-            f"{-size / total:+.0%} of the bytes of these layers")
+    time, total = sum(s.cost.us for s in made.layers), sum(s.cost.bytes for s in made.layers)
+    return (f"{len(effects)} of {len(made.layers)}, {_share(lost)} lost, {-us / time:+.0%} of the time and {-size / total:+.0%} of the "
+            "bytes of all layers")

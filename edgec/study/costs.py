@@ -1,12 +1,15 @@
 """What a layer costs alone, by the cost model and the plans of its kernels: time, bytes of weights, energy."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from edgec import access
 from edgec.cost import energy, kernel_cycles, predicted_us
 from edgec.errors import UnsupportedModel
-from edgec.ir.graph import Graph, Node
+from edgec.ir.graph import Graph, Node, Value
+from edgec.ir.types import Tensor
 from edgec.isa import Isa, cpu_isa
 from edgec.kernels.base import KernelPlan, Operands
 from edgec.kernels.plan import plan
@@ -40,7 +43,9 @@ class Prices:
 
     def of(self, layer: Layer, edited: Edited | None = None) -> Cost:
         """The cost of a layer as it is, or after an edit; UnsupportedModel when there is no kernel for it."""
-        graph = layer.alone if edited is None or edited.guessed else edited.graph
+        graph = layer.stored if edited is None else layer.alone if edited.guessed else edited.graph
+        if edited is not None and edited.dtype == "i8":
+            graph = _closed(graph)
         plans = list(_plans(graph, self.target, self.isa))
         stored = float(sum(a.nbytes for a in graph.weights.values()))
         moved, computing, macs = (float(sum(getattr(p, what) for p in plans)) for what in ("bytes", "cycles", "macs"))
@@ -68,6 +73,16 @@ def _plans(graph: Graph, target: Target, isa: Isa) -> Iterator[KernelPlan]:
         if isinstance(found, str):
             raise UnsupportedModel(f"no kernel can be made for {node.label}: {found}", [node.label])
         yield found.plan
+
+
+def _closed(graph: Graph) -> Graph:
+    """The graph of a quantized layer whose result is stored in bytes too, as most are in a net."""
+    real = graph.outputs[0]
+    scale, zero = Value(f"{real.name}.scale", Tensor("f32", ())), Value(f"{real.name}.zero", Tensor("i8", ()))
+    stored = Value(f"{real.name}.i8", Tensor("i8", real.dims))
+    nodes = (*graph.nodes, Node("QuantizeLinear", (real, scale, zero), (stored,)))
+    weights = {**graph.weights, scale: np.array(1, np.float32), zero: np.array(0, np.int8)}
+    return replace(graph, nodes=nodes, weights=weights, outputs=(stored,))
 
 
 def _is_border(node: Node, graph: Graph) -> bool:

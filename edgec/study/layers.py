@@ -1,7 +1,7 @@
 """Layers of a net, each as a graph of its own, and a walk that meets them with what they read and make for all samples."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,12 @@ _REAL = ("f16", "f32", "f64")
 
 @dataclass(frozen=True)
 class Layer:
-    """A node with a stored weight: `alone` is the graph of it and of what its constants are made by; it has one input and one output."""
+    """A node with a stored weight: `alone` is its graph with one input, one output, an f32 weight; `stored` the same as it is stored."""
 
     node: Node
     weight: Array
     alone: Graph
+    stored: Graph
 
     @property
     def name(self) -> str:
@@ -35,19 +36,28 @@ def layers(graph: Graph) -> dict[Node, "Layer | str"]:
 
 def _layer(graph: Graph, node: Node) -> Layer | str:
     x, w = node.input(0), node.input(1)
-    if x is None or w is None or w not in graph.weights:
-        made = graph.producer.get(w) if w is not None else None
-        stored = made is not None and made.inputs[0] in graph.weights
-        return f"its weight is stored through {made.op}" if stored and made is not None else "its right operand is computed"
-    weight = graph.weights[w]
+    if x is None or w is None:
+        return "it is not complete"
+    cast, source = graph.producer.get(w), w
+    if w not in graph.weights:
+        if cast is None or cast.inputs[0] is None or cast.inputs[0] not in graph.weights:
+            return "its right operand is computed"
+        if cast.op != "Cast":
+            return f"its weight is stored through {cast.op}"
+        source = cast.inputs[0]
+    kept = graph.weights[source]
+    weight = kept if source is w else kept.astype(np.float32)
     if weight.dtype != np.float32:
         return f"its weight is {weight.dtype}, not float32"
     if x in graph.weights:
         return "its input is known"
-    if any(v is not None and v not in graph.weights for v in node.inputs[1:]):
+    if any(v is not None and v not in graph.weights for v in node.inputs[2:]):
         return "its bias is computed"
-    constants = {v: graph.weights[v] for v in node.inputs[1:] if v is not None}
-    return Layer(node, weight, Graph(node.output.name, (x,), (node.output,), (node,), constants))
+    constants = {v: graph.weights[v] for v in node.inputs[2:] if v is not None}
+    alone = Graph(node.output.name, (x,), (node.output,), (node,), {w: weight, **constants})
+    if source is w or cast is None:
+        return Layer(node, weight, alone, alone)
+    return Layer(node, weight, alone, replace(alone, nodes=(cast, node), weights={source: kept, **constants}))
 
 
 class Walk:
