@@ -16,6 +16,7 @@ _RUNS = 8               # runs of blocks, each with scratch memory of its own, t
 _GAIN = 0.9             # of the time of the direct form, below which the transformed one is worth its memory
 _LEAST = 16             # channels below which the transforms cost more than the products save
 _MOST_TILES = 64        # tiles of a block: more do not make the stream of filters any cheaper
+_STORED = ("f32", "f16", "bf16")
 _SUMS = {2: (8, 6), 4: (14, 12)}    # operations of the transforms along one axis: of inputs, of products
 
 
@@ -35,7 +36,7 @@ def convolution(region: Region, isa: Isa, operands: Operands) -> Planned | str:
 def _form(region: Region, isa: Isa, operands: Operands, m: int) -> Planned | None:
     node = region.anchor
     inputs = tuple(v for v in region.anchor_inputs if v is not None)
-    if node is None or len(inputs[0].dims) != 4 or int(node.attrs.get("group", 1)) != 1 or inputs[1].tensor.dtype != "f32":  # noqa: PLR2004
+    if node is None or len(inputs[0].dims) != 4 or int(node.attrs.get("group", 1)) != 1 or inputs[1].tensor.dtype not in _STORED:  # noqa: PLR2004
         return None
     geometry, images = Geometry.of(node.attrs, inputs[1].dims[2:]), Images.of(inputs, region, operands)
     x, y = images.x, images.y
@@ -73,8 +74,8 @@ def _plan(region: Region, isa: Isa, images: Images, m: int, pads: tuple[int, int
     transforms = parts * _transform(isa, side, m, ic) + _transform(isa, side, m, oc, back=True)
     computing = max(blocks * tile.cycles, streamed) + total * transforms
     cycles = kernel_cycles(isa, 0, traffic(args[:1] + args[2:]), computing=computing)
-    prepare = FiltersPlan(isa, (Arg("weight", "f32", ic * oc * TAPS * TAPS), Arg("output", "f32", filters)), len(widths), m=m, channels=ic,
-                          widths=widths)
+    stored = Arg("weight", images.inputs[1].tensor.dtype, ic * oc * TAPS * TAPS)
+    prepare = FiltersPlan(isa, (stored, Arg("output", "f32", filters)), len(widths), m=m, channels=ic, widths=widths)
     plan = WinogradPlan(isa, tuple(args), runs * parts, x=x, y=y, m=m, pads=pads, widths=widths, tiles=tiles,
                         columns=min(tile.tw, tiles), runs=runs, parts=parts, bias=images.bias, epilogue=images.epilogue(region),
                         macs=y.axes[0].extent * oc * y.axes[2].extent * y.axes[3].extent * ic * TAPS * TAPS, bytes=traffic(args),
