@@ -13,6 +13,7 @@ from edgec.kernels.taps import Geometry
 from edgec.kernels.winograd import TAPS, FiltersPlan, WinogradPlan, scratch_elements
 
 _RUNS = 8               # runs of blocks, each with scratch memory of its own, that are offered to threads
+_RUN_MACS = 2_000_000   # multiply-accumulates below which a run is not worth its memory
 _GAIN = 0.9             # of the time of the direct form, below which the transformed one is worth its memory
 _LEAST = 16             # channels below which the transforms cost more than the products save
 _MOST_TILES = 64        # tiles of a block: more do not make the stream of filters any cheaper
@@ -64,8 +65,9 @@ def _plan(region: Region, isa: Isa, images: Images, m: int, pads: tuple[int, int
     lanes = vectors(oc, isa.lanes)
     tile = choose_tile(isa, lanes, tiles, ic, rows=side * side, lane=isa.broadcast == "lane" and ic % isa.lanes == 0)
     widths = tuple(lanes[i:i + tile.nb] for i in range(0, len(lanes), tile.nb))
-    runs = chunks(blocks, _RUNS)
-    parts = min(len(widths), 2) if runs == 1 else 1
+    macs = y.axes[0].extent * oc * y.axes[2].extent * y.axes[3].extent * ic * TAPS * TAPS
+    runs = chunks(blocks, min(_RUNS, max(1, macs // _RUN_MACS)))
+    parts = min(len(widths), 2) if runs == 1 and macs >= _RUN_MACS else 1
     filters = side * side * ic * oc
     args = list(images.args(region))
     args[1] = Arg("prepared", "f32", filters)
@@ -78,8 +80,7 @@ def _plan(region: Region, isa: Isa, images: Images, m: int, pads: tuple[int, int
     prepare = FiltersPlan(isa, (stored, Arg("output", "f32", filters)), len(widths), m=m, channels=ic, widths=widths)
     plan = WinogradPlan(isa, tuple(args), runs * parts, x=x, y=y, m=m, pads=pads, widths=widths, tiles=tiles,
                         columns=min(tile.tw, tiles), runs=runs, parts=parts, bias=images.bias, epilogue=images.epilogue(region),
-                        macs=y.axes[0].extent * oc * y.axes[2].extent * y.axes[3].extent * ic * TAPS * TAPS, bytes=traffic(args),
-                        cycles=cycles)
+                        macs=macs, bytes=traffic(args), cycles=cycles)
     return Planned(replace(plan, prepare=((1, prepare),)), (*images.inputs, *region.operands))
 
 
