@@ -90,6 +90,18 @@ class _Context:
             array.reshape(-1).view(np.uint8)[:] = POISON
 
 
+@dataclass(frozen=True)
+class Raw:
+    """A loaded model as C calls it: addresses of NAME_run_args, of its arguments, and of `first_step` in them; `kept` keeps them alive."""
+
+    run: int
+    args: int
+    first_step: int
+    steps: int
+    triple: str
+    kept: tuple[object, ...]
+
+
 class NativeDevice:
     """A bundle's library, its weights in memory, and working memory for as many runs as there were at once."""
 
@@ -150,6 +162,15 @@ class NativeDevice:
         if poison:
             self._poison(context, outputs)
         return _Stepper(context, tuple(inputs), tuple(outputs), self._state, lambda: self._check(self._run(context.pointer)), self._units)
+
+    def raw(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> Raw:
+        """The model as C calls it, on these arrays and an arena of its own."""
+        context = _Context(self._facts, self._shared)
+        context.bind(inputs, outputs)
+        context.args.devices = ctypes.addressof(self._units.pointers) if self._units is not None else None
+        first = ctypes.addressof(context.args)
+        return Raw(ctypes.cast(self._run, ctypes.c_void_p).value or 0, first, first + _Args.first_step.offset, len(self._facts["steps"]),
+                   self._facts["target"]["triple"], (self, context, tuple(inputs), tuple(outputs)))
 
 
 @dataclass

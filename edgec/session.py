@@ -8,7 +8,7 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ from edgec.errors import BadInput, DeviceError, UsageError
 from edgec.ir.types import numpy_dtype
 from edgec.native import NativeDevice
 from edgec.simulated import Simulated
+
+if TYPE_CHECKING:
+    from edgec.clock import Clock
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, npt.ArrayLike] | npt.ArrayLike
@@ -102,6 +105,14 @@ class Session:
         for number, call in enumerate(self.manifest["steps"]):
             memory.step(number)
             yield Step(number, call, self.manifest["buffers"], memory)
+
+    def clock(self, feeds: Feeds) -> "Clock":
+        """Loops in C around a run on these arrays, to time it by; DeviceError under an emulator, ToolMissing without a C compiler."""
+        if not isinstance(self._device, NativeDevice):
+            raise DeviceError(f"{self.path} runs under {self.emulator} here, so no loop in C can call it")
+        from edgec.clock import Clock  # noqa: PLC0415 - it knows compilers, which loading and running do not
+
+        return Clock(self._device.raw(*self._arrays(feeds, None)))
 
     def _arrays(self, feeds: Feeds, out: Mapping[str, Array] | None) -> tuple[list[Array], list[Array]]:
         if not isinstance(feeds, Mapping):

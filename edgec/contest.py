@@ -1,0 +1,131 @@
+"""Bundles of one model and other runtimes take turns on this machine: who takes how long, and how many times as long."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgec import peers
+from edgec.bundle import Bundle
+from edgec.interface import recorded
+from edgec.measure import BLOCK_SECONDS, Times, pinned, race, ratio
+from edgec.samples import draw
+from edgec.session import Session
+from edgec.verify import agreement, onnx_model, source
+
+Array = npt.NDArray[Any]
+FROM_C = " from C"
+"""Behind the name of a contestant that is called without what calls cost in Python."""
+_CALL = 5e-4   # seconds of one call of a loop in C, beside which the call itself is nothing
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How long is measured: until `duration` seconds have passed, or `iterations` runs of each. `from_c` also lets loops in C run."""
+
+    threads: int
+    warmup: int = 3
+    iterations: int | None = None
+    duration: float = 3.0
+    seed: int = 1
+    from_c: bool = False
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What was measured: the times of each contestant, and the largest error of each peer against the first bundle."""
+
+    times: Mapping[str, Times]
+    errors: Mapping[str, float | None]
+    peers: Mapping[str, peers.Peer]
+    emulator: str
+    cores: Sequence[int]
+
+    def against(self, ours: str, peer: str) -> dict[str, Any]:
+        """A peer's times, and how many times as long `ours` takes, with the interval that holds the true ratio with 95 %."""
+        facts = {**self._against(ours, peer), "fed": "run", "version": self.peers[peer].version, "precision": self.peers[peer].precision,
+                 "settings": dict(self.peers[peer].settings), "error": self.errors[peer]}
+        if ours + FROM_C in self.times:
+            facts["from_c"] = {**self._against(ours + FROM_C, peer + FROM_C), "fed": "arrays bound once"}
+        return facts
+
+    def _against(self, ours: str, theirs: str) -> dict[str, Any]:
+        found = ratio(self.times[ours], self.times[theirs])
+        return {**self.times[theirs].summary(), "ratio": found.value, "interval": [found.low, found.high]}
+
+    def best(self, ours: str) -> dict[str, Any] | None:
+        """The fastest peer, and the ratio to it; None without peers."""
+        if not self.peers:
+            return None
+        name = min(self.peers, key=lambda n: self.times[n].quantile(0.5))
+        facts = {"peer": name, **_ratio(self._against(ours, name))}
+        if ours + FROM_C in self.times:
+            name = min(self.peers, key=lambda n: self.times[n + FROM_C].quantile(0.5))
+            facts["from_c"] = {"peer": name, **_ratio(self._against(ours + FROM_C, name + FROM_C))}
+        return facts
+
+    def shown(self, contestant: str) -> str:
+        """What a contestant is called: a peer's loop is Python's, on arrays that are bound."""
+        peer = contestant.removesuffix(FROM_C)
+        return f"{peer} bound" if peer != contestant and peer in self.peers else contestant
+
+    def facts(self, name: str, bundle: Bundle) -> dict[str, Any]:
+        """All that was measured of a bundle and its peers, as JSON has it."""
+        manifest = bundle.manifest
+        loop = self.times.get(name + FROM_C)
+        return {"model": manifest["name"], "target": manifest["target"]["name"], "cores": list(self.cores),
+                "emulator": self.emulator or None, "block_ms": BLOCK_SECONDS * 1e3, **self.times[name].summary(),
+                **({"from_c": loop.summary()} if loop is not None else {}), "predicted_ms": manifest["report"]["predicted_ms"],
+                "peers": {p: self.against(name, p) for p in self.peers}, "best": self.best(name)}
+
+
+def _ratio(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: facts[k] for k in ("ratio", "interval")}
+
+
+def hold(bundles: Mapping[str, Bundle], model: Path | None, names: Sequence[str], rules: Rules) -> Contest:
+    """Let bundles of one model, by name, and the runtimes named take turns, on as many of this machine's processors as there are threads.
+
+    Each turn lasts 20 ms or one run, and its first run is not counted. Errors are those of loading and running the bundles and the peers.
+    """
+    with pinned(rules.threads) as cores:
+        sessions = {name: b.load(threads=rules.threads) for name, b in bundles.items()}
+        first, bundle = next(iter(sessions.values())), next(iter(bundles.values()))
+        loaded = {n: peers.load(n, onnx_model(bundle, model), rules.threads) for n in names} if model is not None else {}
+        feeds = [draw(first.inputs, abs(rules.seed) + i, bundle.manifest.get("input_ranges", {})) for i in range(2)]
+        given, errors = feeds, dict[str, float | None]()
+        if loaded and model is not None:
+            interface, ports = recorded(bundle.manifest), source(bundle, model).inputs
+            given = [dict(interface.prepare(f, ports)) for f in feeds]  # outside of what is timed
+            errors = {p.name: _error([first.run(f) for f in feeds], [interface.deliver(p.run(f)) for f in given]) for p in loaded.values()}
+        turns: dict[str, Callable[[], object]] = {name: partial(s.run, feeds[0]) for name, s in sessions.items()}
+        turns |= {name: partial(p.run, given[0]) for name, p in loaded.items()}
+        loops = _loops(sessions, feeds[0]) if rules.from_c else {}
+        turns |= {name + FROM_C: run for name, (_, run) in loops.items()}
+        turns |= {name + FROM_C: p.bind(given[0]) for name, p in loaded.items()} if loops else {}
+        times = race(turns, warmup=rules.warmup, iterations=rules.iterations, duration=rules.duration)
+    for name, (runs, _) in loops.items():
+        times[name + FROM_C] = Times([[t / runs for t in block] for block in times[name + FROM_C].blocks])
+    return Contest(times, errors, loaded, first.emulator, cores)
+
+
+def _loops(sessions: Mapping[str, Session], feeds: Mapping[str, Array]) -> dict[str, tuple[int, Callable[[], object]]]:
+    """For each bundle a loop in C and how many runs it makes: so many that Python's call of it counts for nothing."""
+    made = dict[str, tuple[int, Callable[[], object]]]()
+    for name, session in sessions.items():
+        clock = session.clock(feeds)
+        seconds = max(float(np.median(clock.steps(5).sum(axis=1))), 1e-7)
+        runs = max(1, int(_CALL / seconds))
+        made[name] = runs, partial(clock.repeat, runs)
+    return made
+
+
+def _error(ours: list[dict[str, Array]], theirs: list[dict[str, Array]]) -> float | None:
+    """The largest error of any output against a peer's, None when they cannot be compared."""
+    found = [agreement(name, [o[name] for o in ours], [t[name] for t in theirs]) for name in ours[0] if name in theirs[0]]
+    errors = [a.error for a in found if a.error is not None]
+    return max(errors) if errors and all(a.error is not None or a.ok for a in found) else None
