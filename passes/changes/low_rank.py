@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,8 @@ _ENOUGH = 4         # rows for each input, to fit a weight again without asking 
 _STEPS = 150        # of L-BFGS, at most
 _WORK = 1.5e10       # multiply-accumulates of all these steps, about
 _PLANE = 2          # axes of a window that can be cut into two
+_QUICK = 1024       # rows or inputs above which ridges are compared in f32
+_LARGE = 1 << 22    # numbers of a weight above which f32 has to be enough: twice as fast, and half the memory
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,11 @@ class Factors:
 
     def apply(self, rows: Array) -> Array:
         """The results for rows [N,I,T]."""
+        if all(p.shape[2] == 1 for p in self.parts):
+            made = rows.reshape(len(rows), -1)
+            for part in self.parts:
+                made = made @ part[:, :, 0].T
+            return np.asarray(made + self.shift)
         return np.asarray(rows.reshape(len(rows), -1) @ self.matrix.T + self.shift)
 
 
@@ -134,8 +142,8 @@ class Layer:
 
     @cached_property
     def matrix(self) -> Array:
-        """The weight as a matrix, in f64; fitted again when other results are wanted."""
-        plain = np.asarray(self.weight.reshape(len(self.weight), -1), np.float64)
+        """The weight as a matrix, in f64 unless it is large; fitted again when other results are wanted."""
+        plain = np.asarray(self.weight.reshape(len(self.weight), -1), self._real)
         if self.rows is None or self.wanted is None:
             return plain
         rows = self._middle(self._flat)
@@ -155,23 +163,27 @@ class Layer:
         return _ridged(rows.T @ rows / len(rows))
 
     @cached_property
-    def root(self) -> Array:
-        """The symmetric root of what results are worth."""
+    def root(self) -> Array | None:
+        """The symmetric root of what results are worth; None for the identity."""
         if self.worth is None or not np.trace(self.worth) > 0:
-            return np.eye(len(self.weight))
+            return None
         values, vectors = np.linalg.eigh((self.worth + self.worth.T) / 2)
         values = np.sqrt(np.maximum(values, 0) / max(values.mean(), 1e-30) + _FLOOR)
         return np.asarray((vectors * values) @ vectors.T)
 
     @cached_property
+    def weighted(self) -> Array:
+        """The weight by what its results are worth."""
+        return self.matrix if self.root is None else np.asarray(self.root @ self.matrix, self._real)
+
+    @cached_property
     def output(self) -> tuple[Array, Array]:
         """The directions of the weighted results, the main one first, as columns, and the variance along each."""
-        weighted = self.root @ self.matrix
+        weighted = self.weighted
         if self.rows is None:
             return _directions(weighted @ weighted.T)
         made = self._middle(self._flat) @ weighted.T      # not the covariance of the inputs: there may be tens of thousands of these
-        ridge = _RIDGE * float(np.square(self._middle(self._flat)).mean())
-        return _directions(made.T @ made / len(made) + ridge * (weighted @ weighted.T))
+        return _directions(made.T @ made / len(made) + self._ridge * (weighted @ weighted.T))
 
     @cached_property
     def sides(self) -> dict[bool, _Side]:
@@ -180,7 +192,7 @@ class Layer:
 
     def fit(self, shape: Shape, effort: float = 1.0) -> Factors:
         """The parts of a shape; less `effort` is quicker and loses a little more."""
-        weighted, last = self.root @ self.matrix, np.linalg.solve(self.root, np.eye(len(self.root)))
+        weighted = self.weighted
         if shape.inputs is None and shape.lines is None:
             axes = self.output[0][:, :shape.results]
             parts = [(axes.T @ weighted).reshape(-1, self.weight.shape[1], self.taps), axes[:, :, None]]
@@ -191,11 +203,12 @@ class Layer:
             if steps:
                 parts = _improved(parts, side.weighted, side.covariance, steps)
             parts[0] = (parts[0][:, :, 0] @ side.into).reshape(len(parts[0]), self.weight.shape[1], -1)
-        parts[-1] = np.einsum("po,omt->pmt", last, parts[-1], optimize=True)
+        if self.root is not None:
+            parts[-1] = np.linalg.solve(self.root, parts[-1].reshape(len(self.root), -1)).reshape(parts[-1].shape)
         made = Factors(tuple(parts), np.zeros(len(self.weight)))
         if not self.centered or self.rows is None:
             return made
-        return Factors(made.parts, self.target.mean(0) - made.matrix @ self._flat.mean(0))
+        return Factors(made.parts, self.target.mean(0) - made.apply(self.rows.mean(0, keepdims=True))[0])
 
     def loss(self, factors: Factors) -> float:
         """How much of the variance of the results the factors lose, on these rows; without rows, of the weight itself."""
@@ -205,10 +218,16 @@ class Layer:
 
     def cost(self, factors: Factors) -> float:
         """How much of what the results are worth the factors lose, by covariances."""
-        weighted = self.root @ self.matrix
-        missing = self.root @ factors.matrix - weighted
-        whole = float(((weighted @ self.covariance) * weighted).sum())
-        return float(((missing @ self.covariance) * missing).sum()) / whole if whole else 0.0
+        made = factors.matrix if self.root is None else self.root @ factors.matrix
+        whole = self._power(self.weighted)
+        return self._power(made - self.weighted) / whole if whole else 0.0
+
+    def _power(self, weight: Array) -> float:
+        """The variance of what a matrix makes of the rows, or of anything when there are none."""
+        if self.rows is None or len(self.rows) >= weight.shape[1]:
+            return float(((weight @ self.covariance) * weight).sum())
+        made = weight @ self._middle(self._flat).T            # the same without the covariance, which is larger
+        return float(np.square(made).sum()) / len(self.rows) + self._ridge * float(np.square(weight).sum())
 
     def expected(self, shape: Shape) -> float:
         """About how much a shape costs, from the variances alone."""
@@ -217,17 +236,26 @@ class Layer:
         lost = _tail(self.output[1], shape.results) if shape.results is not None else 0.0
         return lost + (_tail(self.sides[False].variance, shape.inputs) if shape.inputs is not None else 0.0)
 
+    @property
+    def _real(self) -> type[np.floating[Any]]:
+        return np.float32 if self.weight.size > _LARGE else np.float64
+
+    @cached_property
+    def _ridge(self) -> float:
+        """What is added to each variance of the inputs."""
+        return max(_RIDGE * float(np.square(self._middle(self._flat)).mean()), 1e-30)
+
     @cached_property
     def _flat(self) -> Array:
         assert self.rows is not None  # noqa: S101  asked only where there are rows
-        return np.asarray(self.rows.reshape(len(self.rows), -1), np.float64)
+        return np.asarray(self.rows.reshape(len(self.rows), -1), self._real)
 
     def _middle(self, rows: Array) -> Array:
         return rows - rows.mean(0) if self.centered else rows
 
     def _side(self, *, lines: bool) -> _Side:
         taps = self.weight.shape[-1] if lines else self.taps
-        inputs, weighted = len(self.covariance) // taps, self.root @ self.matrix
+        inputs, weighted = len(self.covariance) // taps, self.weighted
         seen = np.einsum("itIt->iI", self.covariance.reshape(inputs, taps, inputs, taps)) / taps
         root = np.linalg.cholesky(_ridged(seen, _TINY))
         by_input = weighted.reshape(-1, inputs, taps).transpose(0, 2, 1).reshape(-1, inputs)
@@ -293,31 +321,42 @@ def _slope(parts: Sequence[Array], k: int, pull: Array) -> Array:
     return np.asarray(made.reshape(parts[k].shape))
 
 
-def _regression(rows: Array, missing: Array, root: Array) -> Array:
-    """The matrix that makes of rows what is missing; where rows are few, as much of it as helps rows that were left out."""
-    if len(rows) < rows.shape[1]:                                   # what they span says as much, and is smaller
-        values, vectors = np.linalg.eigh(rows @ rows.T)
-        kept = values > _TINY * values[-1]
-        root_values = np.sqrt(values[kept])
-        inner = _regression(vectors[:, kept] * root_values, missing, root)
-        return np.asarray(inner @ ((vectors[:, kept] / root_values).T @ rows))
-    seen, given = rows.T @ rows / len(rows), rows.T @ missing / len(rows)
-    ridge = _RIDGE
+def _regression(rows: Array, missing: Array, root: Array | None) -> Array:
+    """The matrix that makes of rows what is missing; where rows are few, as much of it as helps rows that were left out.
+
+    With fewer rows than inputs, products of rows stand for those of inputs: the same fit from a smaller matrix.
+    """
+    few, ridge = len(rows) < rows.shape[1], _RIDGE
+    gram = rows @ rows.T if few else rows.T @ rows
     if len(rows) < _ENOUGH * rows.shape[1]:
-        ends = np.linspace(0, len(rows), _FOLDS + 1).astype(int)
-        lost = {None: float(np.square(missing @ root).sum())} | dict.fromkeys(_RIDGES, 0.0)
-        for begin, end in pairwise(ends):
-            some, rest = rows[begin:end], len(rows) - (end - begin)
-            values, vectors = np.linalg.eigh((seen * len(rows) - some.T @ some) / rest)
-            fitted = vectors.T @ ((given * len(rows) - some.T @ missing[begin:end]) / rest)
-            for r in _RIDGES:
-                guess = (some @ vectors) @ (fitted / (np.maximum(values, 0) + r * values.mean() + 1e-30)[:, None])
-                lost[r] += float(np.square((missing[begin:end] - guess) @ root).sum())
+        lost = _left_out(rows, missing, gram, root)
         best = min(lost, key=lambda r: lost[r])
         if best is None:
-            return np.zeros_like(given.T)
+            return np.zeros((missing.shape[1], rows.shape[1]))
         ridge = best
-    return np.asarray(np.linalg.solve(_ridged(seen, ridge), given).T)
+    solved = np.linalg.solve(_ridged(gram, ridge), missing if few else rows.T @ missing)
+    return np.asarray(solved.T @ rows if few else solved.T)
+
+
+def _left_out(rows: Array, missing: Array, gram: Array, root: Array | None) -> dict[float | None, float]:
+    """How far fits with each ridge are off for rows that they have not seen, and (None) how far nothing at all is."""
+    few = len(gram) == len(rows)
+    if len(gram) > _QUICK:                                          # these ridges are large: f32 is enough to compare them
+        rows, missing, gram = (a.astype(np.float32) for a in (rows, missing, gram))
+    given = rows.T @ missing
+    lost = {None: _far(missing, root)} | dict.fromkeys(_RIDGES, 0.0)
+    for begin, end in pairwise(np.linspace(0, len(rows), _FOLDS + 1).astype(int)):
+        out, kept = rows[begin:end], np.r_[0:begin, end:len(rows)]
+        inner = gram[np.ix_(kept, kept)] if few else gram - out.T @ out
+        across = gram[begin:end, kept] if few else out
+        wanted = missing[kept] if few else given - out.T @ missing[begin:end]
+        for r in _RIDGES:
+            lost[r] += _far(missing[begin:end] - across @ np.linalg.solve(_ridged(inner, r), wanted), root)
+    return lost
+
+
+def _far(missing: Array, root: Array | None) -> float:
+    return float(np.square(missing if root is None else missing @ root).sum())
 
 
 def _directions(covariance: Array) -> tuple[Array, Array]:
@@ -330,7 +369,9 @@ def _directions(covariance: Array) -> tuple[Array, Array]:
 
 def _ridged(covariance: Array, ridge: float = _RIDGE) -> Array:
     size = len(covariance)
-    return np.asarray(covariance + max(ridge * float(np.trace(covariance)) / size, 1e-30) * np.eye(size))
+    made = covariance.copy()
+    made[np.diag_indices(size)] += max(ridge * float(np.trace(covariance)) / size, 1e-30)
+    return made
 
 
 def _tail(variance: Array, rank: int) -> float:
