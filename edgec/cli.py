@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol, TextIO
 
 import edgec
-from edgec.commands import bench, bisect, build, doctor, inspect, measure, opt, passes, report, rules, study, targets, verify, why
+from edgec.commands import bench, bisect, build, doctor, inspect, measure, opt, passes, profile, report, rules, study, targets, verify, why
 from edgec.commands import run as run_command
 from edgec.commands.console import Console
 from edgec.errors import EdgecError, UsageError
@@ -34,8 +34,9 @@ class Command(Protocol):
 
 
 COMMANDS: Mapping[str, Command] = {
-    "build": build, "run": run_command, "verify": verify, "bench": bench, "measure": measure, "inspect": inspect, "report": report,
-    "study": study, "opt": opt, "why": why, "bisect": bisect, "targets": targets, "passes": passes, "rules": rules, "doctor": doctor,
+    "build": build, "run": run_command, "verify": verify, "bench": bench, "profile": profile, "measure": measure, "inspect": inspect,
+    "report": report, "study": study, "opt": opt, "why": why, "bisect": bisect, "targets": targets, "passes": passes, "rules": rules,
+    "doctor": doctor,
 }
 ALIASES = {"compile": "build"}
 
