@@ -92,6 +92,7 @@ class _Factorize:
         self.graph, self.context, self.wanted, self.sites = graph, context, wanted, sites
         self.name = Namer(graph)
         self.costs = _Costs(graph, cpu_isa(context.target)) if context.target is not None else None
+        self.plain: dict[Node, Layer] = {}
         self.results: dict[Node, list[Array]] = {}
         self.worth: dict[Node, Array | None] = {}
         self.budgets: Mapping[Node, int] = {}
@@ -189,7 +190,8 @@ class _Factorize:
                 probes = walk.known[:-(-_PROBES // _batch(self.graph))]
                 self.worth[node] = worth(self.graph, node, probes, _WORK)
                 if isinstance(self.wanted.every, float):
-                    curves[node] = self._curve(node, replace(made, worth=self.worth[node]), self.wanted.every)
+                    valued = replace(made, worth=self.worth[node]) if self.worth[node] is not None else made
+                    curves[node] = self._curve(node, valued, self.wanted.every)
         if isinstance(self.wanted.every, float):
             self.budgets = share(curves, self.wanted.every, _SMALL)
 
@@ -211,8 +213,8 @@ class _Factorize:
     def _layer(self, node: Node, seen: Sequence[Array], chosen: Sequence[int] | None = None) -> Layer:
         """A layer with what it reads in some of the samples, and what it made of them in the net as it was."""
         weight = self.sites[node].weight
-        if not seen:
-            return Layer(weight, None, node.op != "MatMul")
+        if not seen:                                                    # always the same, so what is known of it is kept
+            return self.plain.setdefault(node, Layer(weight, None, node.op != "MatMul"))
         chosen = range(len(seen)) if chosen is None else chosen
         o, i, *window = weight.shape
         most = max(1, _ROWS // (weight[0].size * len(seen)), 2 * o // len(seen))
