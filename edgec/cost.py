@@ -195,6 +195,11 @@ def memory_cycles(isa: Isa, moved: float, footprint: float | None = None) -> flo
     return moved / bytes_per_cycle(isa, moved if footprint is None else footprint)
 
 
+def streams(isa: Isa, size: int) -> int:
+    """Return from how many pieces of memory at once a kernel should read `size` bytes that it reads only once."""
+    return _count(isa, "streams", 1) if size > max(isa.l2_bytes, isa.l1_bytes) else 1
+
+
 def kernel_cycles(isa: Isa, macs: float, moved: float, *, footprint: float | None = None, computing: float | None = None) -> float:
     """Return the cycles of one kernel: arithmetic and memory overlap, so the slower of the two counts.
 

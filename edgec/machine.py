@@ -55,6 +55,7 @@ FACTS: Mapping[Scope, Mapping[str, Fact]] = MappingProxyType({
         "fma_latency": Fact("count", "from one multiply-accumulate to the next on the same accumulator", "cycles"),
         "issue": Fact("count", "instructions of all kinds started in a cycle, where that is what limits a core"),
         "load_ports": Fact("count", "vector loads started in a cycle"),
+        "streams": Fact("count", "from how many places at once a core reads its memory fastest (1 unless said)"),
         "fma_per_cycle": Fact("number", "f32 multiply-accumulates of one core in a cycle"),
         "macs_per_cycle": Fact("number", "multiply-accumulates of the whole unit in a cycle"),
         "int8_dot": Fact("flag", "whether one instruction adds four products of bytes"),

@@ -14,6 +14,7 @@ from edgec.ir.layout import Layout
 from edgec.ir.types import Tensor
 from edgec.isa import Isa
 from edgec.kernels.base import Operands
+from edgec.kernels.contract import ContractPlan
 from edgec.kernels.emit import emit
 from edgec.kernels.plan import packed, plan
 from tests.kernel_harness import A72, AVX2, AVX512, OPENCL, gathered, on, run, scatter
@@ -164,3 +165,22 @@ def test_pad(lx: Layout | None, ly: Layout | None, isa: Isa) -> None:
     x, pads, y = tensor("x", (2, 16, 3, 5), lx), tensor("p", (8,), dtype="i64"), tensor("y", (2, 32, 4, 8), ly)
     amounts = np.array([0, 8, 1, 0, 0, 8, 0, 3], np.int64)
     check(isa, [Node("Pad", (x, pads), (y,))], {x: numbers(rng, x)}, {pads: amounts})
+
+
+@pytest.mark.parametrize("isa", on(AVX512, AVX2, A72))
+@pytest.mark.parametrize("columns", [10, 100, 167])
+def test_weights_that_are_read_once_lie_in_several_pieces(columns: int, isa: Isa) -> None:
+    rng = np.random.default_rng(3)
+    x, w, b, y, z = (tensor(n, d) for n, d in (("x", (1, 70)), ("w", (columns, 70)), ("b", (columns,)), ("y", (1, columns)), ("z", (1, columns))))
+    nodes = [Node("Gemm", (x, w, b), (y,), MappingProxyType({"transB": 1})), Node("Relu", (y,), (z,))]
+    given, weights = {x: numbers(rng, x)}, {v: numbers(rng, v) for v in (w, b)}
+    many = replace(isa, l1_bytes=1 << 10, l2_bytes=2 << 10, extra=(("streams", 4),))
+    check(many, nodes, given, weights)
+    body = Graph("body", (x, w, b), (z,), tuple(nodes))
+    fused = Node("edgec.Fused", (x, w, b), (z,), MappingProxyType({"kind": "test", "body": body}))
+    one, several = (planned.plan for i in (isa, many)
+                    if not isinstance(planned := plan(fused, i, Operands.of(weights, lambda v: v.tensor.view)), str))
+    assert isinstance(one, ContractPlan)
+    assert isinstance(several, ContractPlan)
+    assert (one.streams, several.streams) == (1, min(4, max(map(len, several.widths))))
+    assert sorted(packed(several, 1, weights[w])) == sorted(weights[w].reshape(-1))

@@ -9,6 +9,7 @@ along y, the loop over taps is clipped. (Register tiles are one row high, so cli
 """
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -30,6 +31,7 @@ class ContractPlan(KernelPlan):
     channels that lie at one step. `kernel`: (KH, KW). A weight is packed (see `pack`) unless it is an activation, seen as [n, k, c] through
     `w` and contiguous along c. `form`: the axes of the stored weight (see `oihw`). Every `partial` chunks a partial sum is closed and added
     to the total, which keeps rounding errors from growing along the whole reduction. Tasks are n x group x vector group x `row_chunks`.
+    `streams`: pieces of memory from which a vector group's weights are read side by side (see `cost.streams`).
     """
 
     x: View
@@ -49,6 +51,7 @@ class ContractPlan(KernelPlan):
     w: View | None = None
     name: str = "conv"
     form: str = field(default="oihw", repr=False)
+    streams: int = 1
 
     kind = "contract"
 
@@ -83,16 +86,22 @@ def oihw(plan: ContractPlan, weight: Array) -> Array:
     return weight.swapaxes(2, 3) if plan.form.endswith("wh") else weight
 
 
+def streams(widths: tuple[int, ...], count: int) -> list[tuple[int, ...]]:
+    """The vectors of a group in at most `count` parts, as equal as they can be: each part's weights lie in a piece of memory."""
+    count = min(count, len(widths))
+    cuts = [len(widths) * i // count for i in range(count + 1)]
+    return [widths[a:b] for a, b in pairwise(cuts)]
+
+
 def pack(plan: ContractPlan, weight: Array) -> Array:
-    """A weight in the order in which the kernel reads it: [group][vector group][chunk][ky][kx][channel][lane].
+    """A weight in the order in which the kernel reads it: [group][vector group][stream][chunk][ky][kx][channel][lane].
 
     No element is added or lost, whatever the channel counts are.
     """
     ic, chunk = plan.in_channels, plan.chunk
     per_group = oihw(plan, weight).reshape(plan.groups, plan.out_channels, ic // chunk, chunk, *plan.kernel)
     parts, start = [], 0
-    for widths in plan.widths:
-        size = sum(widths)
+    for size in (sum(part) for widths in plan.widths for part in streams(widths, plan.streams)):
         part = per_group[:, start:start + size]                       # [G, lanes, ICo, chunk, KH, KW]
         parts.append(part.transpose(0, 2, 4, 5, 3, 1).reshape(plan.groups, -1))
         start += size

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
-from edgec.cost import choose_tile
+from edgec.cost import choose_tile, streams
 from edgec.ir.layout import Axis, View
+from edgec.ir.types import dtype_bits
 from edgec.isa import Isa
 from edgec.kernels import plan_window
 from edgec.kernels.base import Operands, Planned, chunks, fuse_axes, traffic, vectors
@@ -139,6 +140,7 @@ def _contraction(region: Region, isa: Isa, images: Images, nest: _Nest) -> Plann
     count = sum(t.out_count for t in nest.ys)
     along = vectors(channels, lanes)
     tile = choose_tile(isa, along, max(t.out_count for t in nest.xs), max(1, reduction), rows=count * len(nest.xs), lane=lane)
+    once = nest.w is None and count * n == 1 and sum(t.out_count for t in nest.xs) <= tile.tw
     widths = tuple(along[i:i + tile.nb] for i in range(0, len(along), tile.nb))
     unroll = _unroll(chunk, isa.lanes if lane else 1, tile.tw * tile.nb if isa.fact("optimize") != "size" else _BODY)
     macs = n * groups * channels * reduction * count * sum(t.out_count for t in nest.xs)
@@ -149,6 +151,7 @@ def _contraction(region: Region, isa: Isa, images: Images, nest: _Nest) -> Plann
         isa, args, fixed * row_chunks, x=x, y=y, ys=nest.ys, xs=nest.xs, kernel=nest.kernel, groups=groups, widths=widths, columns=tile.tw,
         unroll=unroll, chunk=chunk, row_chunks=row_chunks, partial=max(1, PARTIAL // (chunk * ky * kx)), bias=images.bias,
         epilogue=images.epilogue(region), w=nest.w, name=nest.name, form=nest.form,
+        streams=min(tile.nb, streams(isa, args[1].elements * dtype_bits(args[1].dtype) // 8)) if once else 1,
         macs=macs, bytes=traffic(args), cycles=tile.cycles * n * groups)
     return Planned(plan, (*images.inputs, *region.operands))
 

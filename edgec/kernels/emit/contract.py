@@ -7,7 +7,7 @@ from itertools import accumulate
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
-from edgec.kernels.contract import ContractPlan
+from edgec.kernels.contract import ContractPlan, streams
 from edgec.kernels.emit import tiles
 from edgec.kernels.emit.core import Accumulators, Index, Kernel, Vector, address, along, cast, const, function, lane, loop
 from edgec.kernels.emit.elementwise import epilogue
@@ -47,6 +47,10 @@ class _Tile:
         self.channel = group * plan.out_channels + first
         reduction = plan.in_channels * plan.kernel[0] * plan.kernel[1]
         self.weight = group * (plan.out_channels * reduction) + first * reduction
+        self.streams: list[tuple[int, int]] = []               # of each vector: lanes of its stream, and where it begins in it
+        for part in streams(widths, plan.streams):
+            begin = self.offsets[len(self.streams)] * (reduction - 1)
+            self.streams += [(sum(part), begin)] * len(part)
         axis = plan.x.axes[1]
         self.channel_step = axis.inner if axis.block else axis.stride
         self.lane_form = kernel.isa.broadcast == "lane" and plan.chunk % kernel.isa.lanes == 0 and self.channel_step == 1
@@ -92,19 +96,19 @@ class _Tile:
 
     def _row_of_taps(self, acc: Accumulators, q: Index, row: Output, ty: Index, column: Output, runs: Sequence[TapRun]) -> None:
         """Chunk q of the input channels at one row of taps."""
-        plan, size = self.plan, self.offsets[-1]
+        plan = self.plan
         base = address(plan.x, [self.n, 0, row.reads(ty), 0]) + along(plan.x.axes[1], self.group * plan.in_channels + q * plan.chunk)
         ky = row.kernel(ty)
 
         def tap(columns: tuple[int, ...], tx: Index) -> None:
-            weight = self.weight + ((q * plan.kernel[0] + ky) * plan.kernel[1] + column.kernel(tx)) * (plan.chunk * size)
+            step = ((q * plan.kernel[0] + ky) * plan.kernel[1] + column.kernel(tx)) * plan.chunk
             pixel = base + along(plan.x.axes[3], column.reads(tx))
-            self._channels(acc, q, pixel, weight, columns, plan.x.axes[3].stride * column.taps.step)
+            self._channels(acc, q, pixel, step, columns, plan.x.axes[3].stride * column.taps.step)
 
         for taps, columns in runs:
             loop(taps.start, taps.stop, partial(tap, columns))
 
-    def _channels(self, acc: Accumulators, q: Index, pixel: Index, weight: Index, columns: tuple[int, ...], stride: int) -> None:
+    def _channels(self, acc: Accumulators, q: Index, pixel: Index, step: Index, columns: tuple[int, ...], stride: int) -> None:
         """All channels of a chunk at one tap, `unroll` of them at a time; the pixels of neighboring columns lie `stride` apart."""
         plan = self.plan
 
@@ -112,7 +116,7 @@ class _Tile:
             for u in range(plan.unroll):
                 channel = c * plan.unroll + u
                 at = pixel + channel * self.channel_step
-                self._fma(acc, self._weights(q, weight, channel), columns, partial(splat, at))
+                self._fma(acc, self._weights(q, step, channel), columns, partial(splat, at))
 
         def splat(at: Index, column: int, width: int) -> Vector:
             return self.k.splat(0, at + column * stride, width)
@@ -123,15 +127,16 @@ class _Tile:
             for part in range(0, plan.unroll, lanes):
                 loaded = {i: T.bind(self.k.load(0, pixel + c * plan.unroll + part + i * stride, lanes)) for i in columns}
                 for u in range(lanes):
-                    self._fma(acc, self._weights(q, weight, c * plan.unroll + part + u), columns, partial(_of_column, loaded, u))
+                    self._fma(acc, self._weights(q, step, c * plan.unroll + part + u), columns, partial(_of_column, loaded, u))
 
         loop(0, plan.chunk // plan.unroll, by_lane if self.lane_form else by_broadcast)
 
-    def _weights(self, q: Index, weight: Index, c: Index) -> list[Vector]:
-        """The vectors that channel c of chunk q is multiplied with; `weight` is where the chunk's packed weight at this tap begins."""
+    def _weights(self, q: Index, step: Index, c: Index) -> list[Vector]:
+        """The vectors that channel c of chunk q is multiplied with; `step` steps of the reduction come before the chunk at this tap."""
         plan = self.plan
         if plan.w is None:
-            starts = [weight + c * self.offsets[-1] + offset for offset in self.offsets[:-1]]
+            starts = [self.weight + begin + (step + c) * size + offset
+                      for (size, begin), offset in zip(self.streams, self.offsets[:-1], strict=True)]
             return [T.bind(cast(self.k.load(1, start, w), "f32", w)) for start, w in zip(starts, self.widths, strict=True)]
         row = address(plan.w, [self.n, q * plan.chunk + c, 0]) + self.first
         return [T.bind(self.k.load(1, row + offset, w)) for offset, w in zip(self.offsets[:-1], self.widths, strict=True)]
