@@ -171,7 +171,8 @@ def test_pad(lx: Layout | None, ly: Layout | None, isa: Isa) -> None:
 @pytest.mark.parametrize("columns", [10, 100, 167])
 def test_weights_that_are_read_once_lie_in_several_pieces(columns: int, isa: Isa) -> None:
     rng = np.random.default_rng(3)
-    x, w, b, y, z = (tensor(n, d) for n, d in (("x", (1, 70)), ("w", (columns, 70)), ("b", (columns,)), ("y", (1, columns)), ("z", (1, columns))))
+    shapes = {"x": (1, 70), "w": (columns, 70), "b": (columns,), "y": (1, columns), "z": (1, columns)}
+    x, w, b, y, z = (tensor(name, shape) for name, shape in shapes.items())
     nodes = [Node("Gemm", (x, w, b), (y,), MappingProxyType({"transB": 1})), Node("Relu", (y,), (z,))]
     given, weights = {x: numbers(rng, x)}, {v: numbers(rng, v) for v in (w, b)}
     many = replace(isa, l1_bytes=1 << 10, l2_bytes=2 << 10, extra=(("streams", 4),))
