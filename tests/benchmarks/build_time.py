@@ -9,10 +9,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
-from tests.benchmarks.models import find, flags, table
-from tests.bundles import ROOT
+from tests.benchmarks.models import find, table
+from tests.bundles import BOUND, ROOT
 
 BUILD = """if True:
     import json, sys
@@ -23,12 +22,7 @@ BUILD = """if True:
 
 def seconds(name: str, target: str, jobs: int, folder: Path) -> tuple[float, float, int]:
     """From nothing; with every kernel in the cache; and how many kernels there are."""
-    words = [f.removeprefix("--").partition("=") for f in flags(name)]
-    bound: dict[str, dict[str, Any]] = {"shapes": {}, "dims": {}}
-    for kind, _, binding in words:
-        key, _, value = binding.partition("=")
-        bound[f"{kind}s"][key] = [int(d) for d in value.split(",")] if kind == "shape" else int(value)
-    command = [sys.executable, "-c", BUILD, str(find(name, folder)), target, str(folder / "bundle"), str(jobs), json.dumps(bound)]
+    command = [sys.executable, "-c", BUILD, str(find(name, folder)), target, str(folder / "bundle"), str(jobs), json.dumps(BOUND.get(name, {}))]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "EDGEC_CACHE": str(folder / f"cache-{name}-{target}")}
     times = []
     for _ in range(2):
