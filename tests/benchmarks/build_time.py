@@ -22,7 +22,8 @@ BUILD = """if True:
 
 def seconds(name: str, target: str, jobs: int, folder: Path) -> tuple[float, float, int]:
     """From nothing; with every kernel in the cache; and how many kernels there are."""
-    command = [sys.executable, "-c", BUILD, str(find(name, folder)), target, str(folder / "bundle"), str(jobs), json.dumps(BOUND.get(name, {}))]
+    bound = json.dumps(BOUND.get(name, {}))
+    command = [sys.executable, "-c", BUILD, str(find(name, folder)), target, str(folder / "bundle"), str(jobs), bound]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "EDGEC_CACHE": str(folder / f"cache-{name}-{target}")}
     times = []
     for _ in range(2):
