@@ -26,6 +26,8 @@ _STREAM = 0.5           # of the second level's nominal speed, what a stream of 
 _SHARE = 0.3            # of the cycles of such a stream, how many the multiplications do not hide, fitted
 _LOAD = 0.08            # of the cycles of loads, how many the multiplications do not hide, fitted
 _REQUANTIZE = 9.0       # vector operations that scale, round and store one accumulator of integers, as counted in machine code
+_CONVERT = 0.5          # cycles for each vector of weights that is widened in the loop, measured on Zen 4
+_PAIR = 1.1             # fewer than three widened vectors a step are slower than that, however many columns share them, measured on Zen 4
 _PIECE = 0.003          # each further kind of tile is code of its own, fitted
 
 
@@ -52,11 +54,11 @@ def fits(isa: Isa, tw: int, nb: int, *, lane: bool = False) -> bool:
     return tw * nb + nb + tw <= isa.registers - 1 if lane else tw * nb + nb + 1 <= isa.registers
 
 
-def tile_cycles(isa: Isa, tw: int, nb: int, k: int, *, lane: bool = False) -> float:
+def tile_cycles(isa: Isa, tw: int, nb: int, k: int, *, lane: bool = False, stored: int = 4) -> float:
     """Return the cycles of one register tile over a reduction of length k.
 
     `lane` multiplies by the lanes of a loaded vector of inputs (aarch64), so that one load serves `isa.lanes` steps of the reduction;
-    otherwise each input is loaded and broadcast.
+    otherwise each input is loaded and broadcast. `stored`: bytes of a weight where it lies (2 of f16).
     """
     accumulators, hidden = tw * nb, isa.fma_latency * isa.fma_ports
     loads = (tw / isa.lanes if lane else tw) + nb
@@ -67,9 +69,11 @@ def tile_cycles(isa: Isa, tw: int, nb: int, k: int, *, lane: bool = False) -> fl
     if not fits(isa, tw, nb, lane=lane):
         cycles *= _SPILL
     cycles += _LOAD * loads / isa.load_ports
-    step = (nb * isa.lanes + tw) * 4
-    if k * nb * isa.lanes * 4 > isa.l1_bytes / 4 and isa.l2_bytes_per_cycle:  # each tile reads it all anew, from the second level
+    step = nb * isa.lanes * stored + tw * 4
+    if k * nb * isa.lanes * stored > isa.l1_bytes / 4 and isa.l2_bytes_per_cycle:  # each tile reads it all anew, from the second level
         cycles = max(cycles, step / (_STREAM * isa.l2_bytes_per_cycle)) + _SHARE * step / isa.l2_bytes_per_cycle
+    if stored < 4:                                                            # noqa: PLR2004 - narrower than f32
+        cycles = (cycles + _CONVERT * nb) * (_PAIR if nb < 3 and not lane else 1.0)  # noqa: PLR2004
     cycles *= 1 + _MANY * max(0, accumulators - 2 * hidden)
     return k * cycles + _STORE * accumulators
 
@@ -80,14 +84,16 @@ def _count(isa: Isa, fact: str, default: int) -> int:
     return value if isinstance(value, int) else default
 
 
-def choose_tile(isa: Isa, vectors: Sequence[int], columns: int, k: int, *, rows: int = 1, lane: bool = False) -> Tile:
+def choose_tile(isa: Isa, vectors: Sequence[int], columns: int, k: int, *, rows: int = 1, lane: bool = False,
+                stored: int = 4) -> Tile:
     """Choose the register tile of a direct convolution or a matrix product.
 
     `vectors` lists the lanes of each vector of output channels, `columns` counts the output columns of a row (in a matrix product: rows
-    of the left operand), `k` the steps of the reduction, `rows` how often all of it is done. What is left over gets smaller tiles.
+    of the left operand), `k` the steps of the reduction, `rows` how often all of it is done, `stored` the bytes of a weight where it lies.
+    What is left over gets smaller tiles.
     """
     least = 2 if lane and len(vectors) > 1 else 1  # a lane load serves all vectors of a tile: one vector alone would waste it
-    candidates = (Tile(tw, nb, rows * _tiled_cycles(isa, tw, nb, len(vectors), columns, k, lane=lane))
+    candidates = (Tile(tw, nb, rows * _tiled_cycles(isa, tw, nb, len(vectors), columns, k, lane=lane, stored=stored))
                   for nb in range(least, min(len(vectors), isa.registers) + 1)
                   for tw in range(1, min(columns, isa.registers) + 1) if fits(isa, tw, nb, lane=lane))
     return min(candidates, key=lambda t: (t.cycles, -t.tw))
@@ -169,9 +175,9 @@ def _dot_fits(isa: Isa, dot: Dot, tw: int, nb: int) -> bool:
     return tw * nb + tw * dot.pixels + nb * dot.weights + dot.others <= isa.registers
 
 
-def _tiled_cycles(isa: Isa, tw: int, nb: int, vectors: int, columns: int, k: int, *, lane: bool) -> float:
+def _tiled_cycles(isa: Isa, tw: int, nb: int, vectors: int, columns: int, k: int, *, lane: bool, stored: int) -> float:
     across, along = _pieces(columns, tw), _pieces(vectors, nb)
-    cycles = sum(a * b * tile_cycles(isa, w, n, k, lane=lane) for a, w in across for b, n in along)
+    cycles = sum(a * b * tile_cycles(isa, w, n, k, lane=lane, stored=stored) for a, w in across for b, n in along)
     return cycles * (1 + _PIECE * (len(across) * len(along) - 1))
 
 

@@ -139,7 +139,8 @@ def _contraction(region: Region, isa: Isa, images: Images, nest: _Nest) -> Plann
     reduction = (x.axes[1].extent // groups) * ky * kx // max(1, len(nest.ys) * len(nest.xs))
     count = sum(t.out_count for t in nest.ys)
     along = vectors(channels, lanes)
-    tile = choose_tile(isa, along, max(t.out_count for t in nest.xs), max(1, reduction), rows=count * len(nest.xs), lane=lane)
+    tile = choose_tile(isa, along, max(t.out_count for t in nest.xs), max(1, reduction), rows=count * len(nest.xs), lane=lane,
+                       stored=dtype_bits(images.inputs[1].tensor.dtype) // 8)
     once = nest.w is None and count * n == 1 and sum(t.out_count for t in nest.xs) <= tile.tw
     widths = tuple(along[i:i + tile.nb] for i in range(0, len(along), tile.nb))
     unroll = _unroll(chunk, isa.lanes if lane else 1, tile.tw * tile.nb if isa.fact("optimize") != "size" else _BODY)
