@@ -1,5 +1,6 @@
 """Bundles of one model and other runtimes take turns on this machine: who takes how long, and how many times as long."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +26,10 @@ _CALL = 5e-4   # seconds of one call of a loop in C, beside which the call itsel
 
 @dataclass(frozen=True)
 class Rules:
-    """How long is measured: until `duration` seconds have passed, or `iterations` runs of each. `from_c` also lets loops in C run."""
+    """How long is measured: until `duration` seconds have passed by `clock`, or `iterations` runs of each.
+
+    `from_c` lets loops in C run, too.
+    """
 
     threads: int
     warmup: int = 3
@@ -33,6 +37,7 @@ class Rules:
     duration: float = 3.0
     seed: int = 1
     from_c: bool = False
+    clock: Callable[[], float] = time.perf_counter
 
 
 @dataclass(frozen=True)
@@ -95,11 +100,13 @@ def hold(bundles: Mapping[str, Bundle], model: Path | None, names: Sequence[str]
     with pinned(rules.threads) as cores:
         sessions = {name: b.load(threads=rules.threads) for name, b in bundles.items()}
         first, bundle = next(iter(sessions.values())), next(iter(bundles.values()))
-        loaded = {n: peers.load(n, onnx_model(bundle, model), rules.threads) for n in names} if model is not None else {}
+        ports = source(bundle, model).inputs if model is not None and names else ()
+        shapes = {v.name: v.dims for v in ports}
+        loaded = {n: peers.load(n, onnx_model(bundle, model), rules.threads, shapes) for n in names} if model is not None else {}
         feeds = [draw(first.inputs, abs(rules.seed) + i, bundle.manifest.get("input_ranges", {})) for i in range(2)]
         given, errors = feeds, dict[str, float | None]()
-        if loaded and model is not None:
-            interface, ports = recorded(bundle.manifest), source(bundle, model).inputs
+        if loaded:
+            interface = recorded(bundle.manifest)
             given = [dict(interface.prepare(f, ports)) for f in feeds]  # outside of what is timed
             errors = {p.name: _error([first.run(f) for f in feeds], [interface.deliver(p.run(f)) for f in given]) for p in loaded.values()}
         turns: dict[str, Callable[[], object]] = {name: partial(s.run, feeds[0]) for name, s in sessions.items()}
@@ -107,7 +114,7 @@ def hold(bundles: Mapping[str, Bundle], model: Path | None, names: Sequence[str]
         loops = _loops(sessions, feeds[0]) if rules.from_c else {}
         turns |= {name + FROM_C: run for name, (_, run) in loops.items()}
         turns |= {name + FROM_C: p.bind(given[0]) for name, p in loaded.items()} if loops else {}
-        times = race(turns, warmup=rules.warmup, iterations=rules.iterations, duration=rules.duration)
+        times = race(turns, warmup=rules.warmup, iterations=rules.iterations, duration=rules.duration, clock=rules.clock)
     for name, (runs, _) in loops.items():
         times[name + FROM_C] = Times([[t / runs for t in block] for block in times[name + FROM_C].blocks])
     return Contest(times, errors, loaded, first.emulator, cores)

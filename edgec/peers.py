@@ -1,6 +1,6 @@
 """Other runtimes, to compare numbers and times with. None of them is needed by edgec, and none is installed by it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from edgec.errors import EdgecError, ToolMissing, UsageError
 
 Array = npt.NDArray[Any]
+Shapes = Mapping[str, Sequence[int]]
 _QUIET = 4  # of ONNX Runtime's log levels, the one that only tells of crashes
 
 
@@ -37,8 +38,10 @@ def is_installed(name: str) -> bool:
     return find_spec(name) is not None
 
 
-def load(name: str, model: Path | bytes, threads: int = 1) -> Peer:
+def load(name: str, model: Path | bytes, threads: int = 1, shapes: Shapes | None = None) -> Peer:
     """A model in the runtime `onnxruntime` or `openvino`, computing in f32 what the model has in f32.
+
+    `shapes` bind inputs whose dimensions the model leaves open, so that the runtime can prepare for them as edgec does.
 
     ToolMissing when it is not installed, UsageError for another name, EdgecError when it cannot load the model.
     """
@@ -47,17 +50,23 @@ def load(name: str, model: Path | bytes, threads: int = 1) -> Peer:
     if not is_installed(name):
         raise ToolMissing(f"{name} is not installed", f"pip install {name}")
     try:
-        return PEERS[name](model, threads)
+        return PEERS[name](model, threads, shapes or {})
     except Exception as error:
         raise EdgecError(f"{name} cannot load the model: {str(error).splitlines()[0]}") from error
 
 
-def _onnxruntime(model: Path | bytes, threads: int) -> Peer:
+def _onnxruntime(model: Path | bytes, threads: int, shapes: Shapes) -> Peer:
     import onnxruntime  # noqa: PLC0415 - slow to load, and often not there
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, _QUIET
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    sizes = {have: want for i in session.get_inputs() if i.name in shapes for have, want in zip(i.shape, shapes[i.name], strict=True)
+             if isinstance(have, str)}
+    if sizes:
+        for symbol, size in sizes.items():
+            options.add_free_dimension_override_by_name(symbol, size)
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     names = [o.name for o in session.get_outputs()]
 
     def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -75,13 +84,16 @@ def _onnxruntime(model: Path | bytes, threads: int) -> Peer:
                 {"intra_op_num_threads": threads, "inter_op_num_threads": 1, "providers": "CPUExecutionProvider"})
 
 
-def _openvino(model: Path | bytes, threads: int) -> Peer:
+def _openvino(model: Path | bytes, threads: int, shapes: Shapes) -> Peer:
     import openvino  # noqa: PLC0415 - slow to load, and often not there
 
     core = openvino.Core()
     # where the processor multiplies bf16, OpenVINO would: f32 has to be asked for
     settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
-    compiled = core.compile_model(core.read_model(model), "CPU", settings)
+    read = core.read_model(model)
+    if read.is_dynamic() and shapes:
+        read.reshape({i.any_name: list(shapes[i.any_name]) for i in read.inputs})
+    compiled = core.compile_model(read, "CPU", settings)
     request = compiled.create_infer_request()
     ports = [(port.any_name, port) for port in compiled.outputs]
 
@@ -99,4 +111,4 @@ def _openvino(model: Path | bytes, threads: int) -> Peer:
     return Peer("openvino", version("openvino"), run, bind, str(precision), settings)
 
 
-PEERS: Mapping[str, Callable[[Path | bytes, int], Peer]] = {"onnxruntime": _onnxruntime, "openvino": _openvino}
+PEERS: Mapping[str, Callable[[Path | bytes, int, Shapes], Peer]] = {"onnxruntime": _onnxruntime, "openvino": _openvino}
