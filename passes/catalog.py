@@ -74,7 +74,7 @@ _ROWS: Iterable[Pass] = (
          after={"absorb": "absorb computes new weights in the dtype of the model"},
          before={"cluster": "a region computes in the dtypes that its values have"}),
     Pass("cluster", "Regions that become one kernel each: an anchor and the elementwise arithmetic that follows it.", cluster.run,
-         options={"max_epilogue": 24}),
+         options={"max_epilogue": 24}, rewrites=cluster.rewrites),
     Pass("layout", "Each tensor gets the order of its elements, and weights are packed for their kernels.", layout.run,
          after={"cluster": "kernels ask for layouts, single nodes do not"}),
 )

@@ -16,6 +16,7 @@ from edgec.kernels.base import Operands, Planned
 from edgec.kernels.expr import ELEMENTWISE
 from edgec.kernels.functions import BYTES
 from edgec.kernels.plan import ALONE, plan
+from edgec.kernels.plan_attention import KIND
 from edgec.pipeline import Context
 
 VIEWS = frozenset({"Reshape", "Transpose", "Slice", "Concat", "Identity", "Expand", "Split", "edgec.Reorder"})
@@ -33,6 +34,11 @@ def run(graph: Graph, context: Context) -> Graph:
     return _Cluster(graph, isa, devices(context.target), int(context.options.get("max_epilogue", _MAX_EPILOGUE)), context).run()
 
 
+def rewrites() -> tuple[str, ...]:
+    """What `--disable` may name here."""
+    return (KIND,)
+
+
 class _Cluster:
     def __init__(self, graph: Graph, isa: Isa, units: Mapping[str, Device], most: int, context: Context) -> None:
         self.graph, self.isa, self.units, self.most, self.context = graph, isa, units, most, context
@@ -43,6 +49,8 @@ class _Cluster:
 
     def run(self) -> Graph:
         made: dict[Node, list[Node]] = {}
+        for softmax in (n for n in self.graph.nodes if n.op == "Softmax"):
+            self._attend(softmax, made)
         anchors = [n for n in reversed(self.graph.nodes) if n.op not in ELEMENTWISE and n.op not in VIEWS and n.op != "edgec.Region"]
         maps = sorted((n for n in self.graph.nodes if n.op in ELEMENTWISE), key=lambda n: n.op == _DEQUANTIZE)
         for root in (*anchors, *maps):
@@ -54,13 +62,46 @@ class _Cluster:
             fused = self._fused(region)
             if fused is None:
                 continue
-            for n in region:
-                self.taken[n] = fused
-            made[max(region, key=lambda n: self.place[n])] = [fused]
-            made.update({n: [] for n in region if n not in made})
+            self._take(region, fused, made)
         if not made:
             return self.graph
         return prune(splice(self.graph, made))
+
+    def _take(self, region: Sequence[Node], fused: Node, made: dict[Node, list[Node]]) -> None:
+        for n in region:
+            self.taken[n] = fused
+        made[max(region, key=lambda n: self.place[n])] = [fused]
+        made.update({n: [] for n in region if n not in made})
+
+    def _attend(self, softmax: Node, made: dict[Node, list[Node]]) -> None:
+        """Attention around a Softmax: the product and the arithmetic that make its scores, and the product with V that reads it."""
+        readers = self.graph.consumers.get(softmax.outputs[0], ())
+        if len(readers) != 1 or softmax.outputs[0] in self.graph.outputs or not _static(softmax.outputs[0]):
+            return
+        second, before = readers[0], self._scores(softmax.inputs[0], softmax, self.most)
+        if before is None or second.op != "MatMul" or second.inputs[0] is not softmax.outputs[0] or second.device != softmax.device:
+            return
+        region = sorted((*before, softmax, second), key=lambda n: self.place[n])
+        node = self._node(region, KIND)
+        answer = plan(node, self.units.get(softmax.device or "", self.isa), self.rows)
+        if isinstance(answer, str):
+            self.context.note(f"{softmax.label}: {answer}")
+        elif self.context.may(KIND):
+            self.context.did(KIND, softmax)
+            self._take(region, node, made)
+
+    def _scores(self, value: Value | None, reader: Node, most: int) -> list[Node] | None:
+        """The nodes from a MatMul to the one that makes a value which `reader` alone reads, all of one shape; None if there are none."""
+        source = self.graph.producer.get(value) if value is not None else None
+        if value is None or source is None or most == 0 or source.device != reader.device or value.dims != reader.outputs[0].dims:
+            return None
+        if self.graph.consumers.get(value, ()) != (reader,) or value in self.graph.outputs or len(source.outputs) != 1:
+            return None
+        if source.op == "MatMul":
+            return [source]
+        found = (self._scores(v, source, most - 1) for v in source.inputs) if source.op in ELEMENTWISE else ()
+        first = next((nodes for nodes in found if nodes is not None), None)
+        return None if first is None else [*first, source]
 
     def _only_weight(self, node: Node) -> bool:
         """Whether a Cast of a weight is read by anchors alone, which then widen it themselves."""
@@ -103,8 +144,11 @@ class _Cluster:
     def _plans(self, region: Sequence[Node]) -> bool:
         return not isinstance(self._plan(self._node(region), region[0]), str)
 
-    def _node(self, region: Sequence[Node]) -> Node:
-        """The Fused node of a region; a Cast of a weight that the anchor reads goes in with it, and so do bytes that arithmetic widens."""
+    def _node(self, region: Sequence[Node], kind: str = "") -> Node:
+        """The Fused node of a region, whose kind is its anchor's where none is given.
+
+        A Cast of a weight that the anchor reads goes in with it, and so do bytes that arithmetic widens.
+        """
         nodes = list(region)
         for v in dict.fromkeys(v for n in region if n.op in ELEMENTWISE for v in n.inputs if v is not None):
             source = self.graph.producer.get(v)
@@ -120,7 +164,7 @@ class _Cluster:
         body = Graph("region", outer, (output,), tuple(nodes))
         anchor = region[0].op if region[0].op not in ELEMENTWISE else "map"
         inner = {v: Value(v.name, v.type) for v in (*outer, *made)}
-        return Node("edgec.Fused", outer, (output,), attributes(kind=_KINDS.get(anchor, anchor.lower()), body=rename(body, inner)),
+        return Node("edgec.Fused", outer, (output,), attributes(kind=kind or _KINDS.get(anchor, anchor.lower()), body=rename(body, inner)),
                     region[0].device, origins(region))
 
     def _fused(self, region: Sequence[Node]) -> Node | None:

@@ -15,6 +15,7 @@ from edgec.kernels import (
     depth,
     dot,
     pad,
+    plan_attention,
     plan_contract,
     plan_dot,
     plan_gather,
@@ -90,6 +91,8 @@ def why_generic(node: Node, isa: Isa, operands: Operands) -> str | None:
 def _own(node: Node, isa: Isa, operands: Operands) -> Planned | str:
     if node.op in ALONE:
         return plan_recurrent.recurrent(node, isa, operands)
+    if node.op == "edgec.Fused" and node.attrs["kind"] == plan_attention.KIND:
+        return plan_attention.attention(node, isa, operands)
     what = region(node)
     if isinstance(what, str):
         return what

@@ -178,6 +178,8 @@ def _attention(g: Garden, x: Value) -> Value:
                      for perm in ((0, 2, 1, 3), (0, 2, 3, 1), (0, 2, 1, 3)))
     scores = g.add("MatMul", (q, key), [n, heads, t, t])
     scores = g.add("Mul", (scores, g.scalar(k**-0.5)), scores.dims)
+    if g.may("Add") and g.chance(0.5):
+        scores = added(g, scores, g.normal(*g.one_of([(t,), (n, 1, 1, t), (heads, t, t)])))
     y = g.add("MatMul", (g.add("Softmax", (scores,), scores.dims, axis=-1), value), [n, heads, t, k])
     y = _project(g, reshaped(g, transposed(g, y, 0, 2, 1, 3), n, t, d), d)
     return added(g, x, y) if g.may("Add") else y

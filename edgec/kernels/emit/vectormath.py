@@ -96,6 +96,15 @@ class VectorMath:
         half = hold(n >> self._int(1), "i32", self.lanes)             # 2**n may not exist though the product does: two factors
         return (r + self.const(1.0)) * self._power_of_2(half) * self._power_of_2(n - half)
 
+    def exp_down(self, x: Vector) -> Vector:
+        """e**x of f32 for x at most 0: zero where that is no normal number (beside e**0 = 1 in a sum it does not count), NaN stays."""
+        shift = MAGIC + 127.0                                          # the low bits then are the exponent of 2**n
+        t = self.hold(x * self.const(LOG2E) + self.const(shift))
+        n = self.hold(t - self.const(shift))
+        r = self.hold(self.hold(x - n * self.const(LN2_HIGH)) - n * self.const(LN2_LOW))
+        value = self.hold(self._polynomial(r, (*EXP, 1.0, 1.0)) * self._floats(self._bits(t) << self._int(23)))
+        return self.where(tirx.LT(x, self.const(-87.0)), self.const(0.0), value)
+
     def expm1(self, x: Vector) -> Vector:
         """e**x - 1 for x up to 80, accurate near 0."""
         if self._libm:
