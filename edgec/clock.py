@@ -31,12 +31,15 @@ class Clock:
         """Run so many times; DeviceError when the model refuses its data."""
         self._check(self._library.edgec_clock_repeat(ctypes.c_void_p(self._raw.run), ctypes.c_void_p(self._raw.args), ctypes.c_int32(runs)))
 
-    def steps(self, runs: int) -> npt.NDArray[np.float64]:
-        """The seconds of each step in so many runs, [runs, steps], without the time of a call that runs no step."""
+    def steps(self, runs: int, *, cpu_time: bool = False) -> npt.NDArray[np.float64]:
+        """The seconds of each step in so many runs, [runs, steps], without the time of a call that runs no step.
+
+        `cpu_time` counts what the processor spent on this thread, whatever else runs on the machine.
+        """
         seconds = np.empty((runs, self._raw.steps + 1))
         self._check(self._library.edgec_clock_steps(
             ctypes.c_void_p(self._raw.run), ctypes.c_void_p(self._raw.args), ctypes.c_void_p(self._raw.first_step),
-            ctypes.c_int32(self._raw.steps), ctypes.c_int32(runs), ctypes.c_void_p(seconds.ctypes.data)))
+            ctypes.c_int32(self._raw.steps), ctypes.c_int32(runs), ctypes.c_int32(cpu_time), ctypes.c_void_p(seconds.ctypes.data)))
         empty = np.median(seconds[:, -1])
         return np.asarray(np.maximum(seconds[:, :-1] - empty, 0.0))
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from edgec.bundle import Bundle
 from edgec.clock import peak_gflops
 from edgec.cost import bytes_per_cycle, int8_peak, peak_macs
+from edgec.errors import UsageError
 from edgec.isa import Isa, cpu_isa
 from edgec.measure import pinned
 from edgec.samples import draw
@@ -74,20 +75,24 @@ def _level(isa: Isa, footprint: float) -> str:
     return next((name for name, size, speed in levels if footprint <= size and speed), "dram")
 
 
-def profile(bundle: Bundle, *, threads: int = 1, runs: int | None = None, duration: float = 2.0, seed: int = 1) -> dict[str, Any]:
+def profile(bundle: Bundle, *, threads: int = 1, runs: int | None = None, duration: float = 2.0, seed: int = 1,
+            cpu_time: bool = False) -> dict[str, Any]:
     """Measure each step of a bundle on this machine: `runs` times, or for about `duration` seconds. Times are medians in microseconds.
 
-    DeviceError when another processor or an emulator would run it, ToolMissing without a C compiler.
+    `cpu_time` measures the processor's time for one thread instead, which other programs on a busy machine leave alone. UsageError for
+    that of several threads, DeviceError when another processor or an emulator would run it, ToolMissing without a C compiler.
     """
+    if cpu_time and threads > 1:
+        raise UsageError("processor time is that of one thread: profile with --threads 1")
     manifest = bundle.manifest
     isa = cpu_isa(from_text(manifest["target"]["text"]))
     with pinned(threads) as cores:
         session = bundle.load(threads=threads)
         clock = session.clock(draw(session.inputs, seed, manifest.get("input_ranges", {})))
         clock.steps(2)
-        once = float(np.median(clock.steps(3).sum(axis=1)))
+        once = float(np.median(clock.steps(3, cpu_time=cpu_time).sum(axis=1)))
         count = runs or max(5, min(100_000, int(duration / max(once, 1e-6)), 10_000_000 // max(1, len(manifest["steps"]))))
-        seconds = clock.steps(count)
+        seconds = clock.steps(count, cpu_time=cpu_time)
         measured_peak = peak_gflops(isa)
     peak = 2e-9 * peak_macs(isa) * isa.clock_hz
     kernels = _kernels(manifest, isa, at_clock(isa, isa.clock_hz * measured_peak / peak), seconds, threads)
@@ -95,7 +100,8 @@ def profile(bundle: Bundle, *, threads: int = 1, runs: int | None = None, durati
     for k in kernels:
         k["share"] = k["us"] / total if total else 0.0
         k["peak_share"] = k["gflops"] / (measured_peak * threads) if k["gflops"] is not None else None
-    return {"model": manifest["name"], "target": manifest["target"]["name"], "threads": threads, "cores": list(cores), "runs": count,
+    return {"model": manifest["name"], "target": manifest["target"]["name"], "threads": threads, "cores": list(cores),
+            "clock": "cpu" if cpu_time else "wall", "runs": count,
             "us": total, "floor_us": sum(k["floor_us"] or 0.0 for k in kernels), "predicted_us": sum(k["predicted_us"] for k in kernels),
             "gflops": 2e-3 * manifest["report"]["macs"] / total if total else None,
             "peak_gflops": {"facts": peak, "measured": measured_peak},

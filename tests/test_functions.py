@@ -125,6 +125,18 @@ def test_accuracy_of_pow() -> None:
     assert error.max() <= 0.51
 
 
+@pytest.mark.parametrize(("exponent", "bound"), [(0.25, 1.0), (0.5, 0.5), (0.75, 2.4), (1.5, 1.3)])
+def test_accuracy_of_pow_by_square_roots(exponent: float, bound: float) -> None:
+    x = sweep()
+    with np.errstate(all="ignore"):
+        exact = np.where(x == -INF, INF, np.power(x.astype(np.float64), exponent))     # numpy takes the root for exponent 1/2
+        found = apply(HOST, "Pow", x, constants=(exponent,))
+        error = ulps(found, exact)
+    worst = int(np.argmax(error))
+    assert error[worst] <= bound, (x[worst], error[worst])
+    same(found, exact.astype(np.float32), 4e-7)
+
+
 def runtime(op: str, out: str, inputs: Sequence[Array], attrs: dict[str, Any]) -> Array:
     """What ONNX Runtime answers."""
     ort = pytest.importorskip("onnxruntime")

@@ -76,7 +76,7 @@ def test_orders_and_a_table_to_read(bundle: Any, capsys: pytest.CaptureFixture[s
         kernels = json.loads(capsys.readouterr().out)["kernels"]
         keys = [k["step"] if order == "step" else k["floor_us"] - k["us"] for k in kernels]
         assert keys == sorted(keys)
-    assert main(["profile", str(bundle.path), "--iters", "3", "--top", "1"]) == 0
+    assert main(["profile", str(bundle.path), "--iters", "3", "--top", "1", "--cpu-time"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 5
     assert "GFLOP/s" in lines[3]
@@ -87,3 +87,4 @@ def test_what_cannot_be_profiled(bundle: Any, tmp_path: Path, capsys: pytest.Cap
     assert "edgec build" in capsys.readouterr().err
     assert main(["profile", str(tmp_path / "none")]) == 3
     assert main(["profile", str(bundle.path), "--duration", "0"]) == 2
+    assert main(["profile", str(bundle.path), "--cpu-time", "--threads", "2"]) == 2

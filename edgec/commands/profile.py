@@ -20,6 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=options.positive, metavar="N", help="(default: the bundle's)")
     parser.add_argument("--iters", type=options.positive, metavar="N", help="runs to take the median of")
     parser.add_argument("--duration", type=float, default=2.0, metavar="S", help="measure for about so many seconds (default: 2)")
+    parser.add_argument("--cpu-time", action="store_true", help="count the processor's time for one thread: on a busy machine")
     parser.add_argument("--sort", choices=tuple(_ORDERS), default="time", help="longest first, most above its floor first, or as they run")
     parser.add_argument("--top", type=options.positive, metavar="N", help="show so many kernels only")
     parser.add_argument("--seed", type=int, default=1, help="of the random inputs (default: 1)")
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         raise BadInput(f"{args.bundle} is a model: build it first, edgec build {args.bundle}, and profile the bundle")
     bundle = Bundle(args.bundle)
     threads = args.threads or int(bundle.manifest["options"].get("threads", 1))
-    facts = profile(bundle, threads=threads, runs=args.iters, duration=args.duration, seed=abs(args.seed))
+    facts = profile(bundle, threads=threads, runs=args.iters, duration=args.duration, seed=abs(args.seed), cpu_time=args.cpu_time)
     facts["kernels"] = sorted(facts["kernels"], key=_ORDERS[args.sort])[:args.top]
     if any(k["unit"] != "cpu" for k in facts["kernels"]):
         console.warn("what runs beside the CPU is timed until it was started, not until it is done")
