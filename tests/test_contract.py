@@ -1,5 +1,6 @@
 """Convolutions, products, windows, maps and pads: each plan alone, against float64, between guard pages."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgec.codegen.object import kernel_texts
 from edgec.ir.evaluate import evaluate_node
 from edgec.ir.graph import Array, Graph, Node, Value
 from edgec.ir.layout import Layout
@@ -185,3 +187,18 @@ def test_weights_that_are_read_once_lie_in_several_pieces(columns: int, isa: Isa
     assert isinstance(several, ContractPlan)
     assert (one.streams, several.streams) == (1, min(4, max(map(len, several.widths))))
     assert sorted(packed(several, 1, weights[w])) == sorted(weights[w].reshape(-1))
+
+
+@pytest.mark.parametrize("isa", [AVX512, A72], ids=["x86-64-v4", "cortex-a72"])
+def test_taps_do_not_share_pixels_through_the_stack(isa: Isa) -> None:
+    x, w, y = tensor("x", (1, 8, 14, 14), NHWC), tensor("w", (16, 8, 5, 5)), tensor("y", (1, 16, 14, 14), NHWC)
+    node = Node("Conv", (x, w), (y,), MappingProxyType({"kernel_shape": [5, 5], "pads": [2, 2, 2, 2], "strides": [1, 1],
+                                                        "dilations": [1, 1], "group": 1}))
+    direct = replace(isa, extra=(("exact", True),))
+    weights = {w: np.zeros(w.dims, np.float32)}
+    planned = plan(node, direct, Operands.of(weights, lambda v: v.tensor.view))
+    assert not isinstance(planned, str)
+    text = kernel_texts({"k": planned.plan}, direct, "asm", jobs=1)["k"]
+    stack = {"x86_64": r"\(%rsp\).*zmm|zmm.*\(%rsp\)", "aarch64": r"\bq\d+,.*\[sp"}[direct.arch]
+    assert len(re.findall("vfmadd|fmla", text)) > 100
+    assert len(re.findall(stack, text)) < 20                   # one bias, and registers that a function must save

@@ -27,7 +27,7 @@ def _task(plan: ContractPlan, kernel: Kernel, task: Index) -> None:
         n = 0
 
     def rows(widths: tuple[int, ...], first: Index) -> None:
-        tile = _Tile(plan, kernel, n, group, widths, first)
+        tile = _Tile(plan, kernel, n, group, widths, first, partial(_nothing, task))
         for ys in plan.ys:
             tiles.rows(chunk, plan.row_chunks, ys.out_count, range(ys.out_count), partial(row, tile, ys))
 
@@ -40,8 +40,9 @@ def _task(plan: ContractPlan, kernel: Kernel, task: Index) -> None:
 class _Tile:
     """The register tile of the vector group `widths` that starts at output channel `first` of convolution group `group` of image `n`."""
 
-    def __init__(self, plan: ContractPlan, kernel: Kernel, n: Index, group: Index, widths: tuple[int, ...], first: Index) -> None:
-        self.plan, self.k = plan, kernel
+    def __init__(self, plan: ContractPlan, kernel: Kernel, n: Index, group: Index, widths: tuple[int, ...], first: Index,
+                 nothing: Callable[[int], Index]) -> None:
+        self.plan, self.k, self.nothing = plan, kernel, nothing
         self.n, self.group, self.widths, self.first = n, group, widths, first
         self.offsets = [0, *accumulate(widths)]
         self.channel = group * plan.out_channels + first
@@ -100,13 +101,27 @@ class _Tile:
         base = address(plan.x, [self.n, 0, row.reads(ty), 0]) + along(plan.x.axes[1], self.group * plan.in_channels + q * plan.chunk)
         ky = row.kernel(ty)
 
-        def tap(columns: tuple[int, ...], tx: Index) -> None:
+        def tap(columns: tuple[int, ...], zero: Index, tx: Index) -> None:
             step = ((q * plan.kernel[0] + ky) * plan.kernel[1] + column.kernel(tx)) * plan.chunk
-            pixel = base + along(plan.x.axes[3], column.reads(tx))
+            pixel = base + along(plan.x.axes[3], column.reads(tx)) + zero
             self._channels(acc, q, pixel, step, columns, plan.x.axes[3].stride * column.taps.step)
 
-        for taps, columns in runs:
-            loop(taps.start, taps.stop, partial(tap, columns))
+        apart = self._apart(column, runs)
+        for number, (taps, columns) in enumerate(runs):
+            zero = self.nothing(number) if apart else 0
+            loop(taps.start, taps.stop + zero if len(taps) > 1 else taps.stop, partial(tap, columns, zero))
+
+    def _apart(self, column: Output, runs: Sequence[TapRun]) -> bool:
+        """Whether taps have to be kept from sharing the pixels that they load, because these are more than there are registers.
+
+        A compiler that sees several taps in one piece loads each pixel once for all of them, and spills most of what it loads.
+        """
+        plan = self.plan
+        if plan.chunk > plan.unroll or sum(len(taps) for taps, _ in runs) == 1:
+            return False
+        pixels = {column.taps.reads(i, t) for taps, columns in runs for t in taps for i in columns}
+        vectors = plan.chunk // self.k.isa.lanes if self.lane_form else plan.chunk
+        return len(pixels) * vectors + max(len(columns) for _, columns in runs) * len(self.widths) > self.k.isa.registers
 
     def _channels(self, acc: Accumulators, q: Index, pixel: Index, step: Index, columns: tuple[int, ...], stride: int) -> None:
         """All channels of a chunk at one tap, `unroll` of them at a time; the pixels of neighboring columns lie `stride` apart."""
@@ -145,6 +160,11 @@ class _Tile:
         for i in columns:
             for j, w in enumerate(self.widths):
                 acc.set(i, j, acc.get(i, j) + pixel(i, w) * weights[j])
+
+
+def _nothing(task: Index, number: int) -> Index:
+    """Zero, which a compiler cannot know, and for each number another one: no kernel has so many tasks."""
+    return tirx.truncdiv(task, (1 << 30) - number)
 
 
 def _of_column(loaded: dict[int, Vector], number: int, column: int, width: int) -> Vector:
