@@ -1,5 +1,6 @@
 """Accuracy budgets: the choice is the best one, it is verified, and what cannot be met is refused with its price."""
 
+import re
 from collections.abc import Mapping
 from itertools import product
 from math import prod
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 import edgec
 from edgec.access import module
@@ -116,6 +118,47 @@ def test_what_cannot_be_met_is_refused_with_its_price(samples: Path, tmp_path: P
     assert "less time for a drop of " in said
     assert "7 of 7 layers" in said or "of 7 layers, " in said
     assert list(tmp_path.iterdir()) == []
+
+
+def near_ties(folder: Path) -> Path:
+    """One layer with 128 classes whose scores differ by less than bytes can tell, and samples with the classes that reals tell."""
+    random = np.random.default_rng(0)
+    column = random.standard_normal((512, 1))
+    weights = (column + 1e-4 * random.standard_normal((512, 128))).astype(np.float32)
+    x = random.standard_normal((64, 512)).astype(np.float32)
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"], "scores")], "ties",
+                              [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 512])],
+                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 128])], [numpy_helper.from_array(weights, "w")])
+    path = folder / "ties.onnx"
+    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString())
+    np.savez(folder / "ties.npz", x=x)
+    np.save(folder / "ties.npy", (x.astype(np.float64) @ weights).argmax(1))
+    return path
+
+
+@pytest.mark.parametrize("how", [["--int8"], ["--rank", "auto"]])
+@pytest.mark.parametrize("labels", [True, False])
+def test_a_drop_that_cannot_be_kept_is_refused_with_its_price(tmp_path: Path, how: list[str], labels: bool,
+                                                               capsys: pytest.CaptureFixture[str]) -> None:
+    path = near_ties(tmp_path)
+    before = set(tmp_path.iterdir())
+    command = ["build", str(path), "-t", "cortex-a72", "-o", str(tmp_path / "m.edgec"), *how, "--calibrate", str(tmp_path / "ties.npz"),
+               "--max-drop", "1%", *(["--labels", str(tmp_path / "ties.npy")] if labels else [])]
+    assert main(command) == 4
+    said = capsys.readouterr().err
+    assert "within a drop of 1.00%, on 16 held-out samples: the gentlest edit is " in said
+    drop = re.search(r"its price: 1 of 1 layers, \d+% less time for a drop of ([\d.]+)%", said)
+    assert drop is not None
+    assert float(drop[1]) > 1
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_int8_within_a_drop_of_right_answers(samples: Path, tmp_path: Path) -> None:
+    """The same flags on a net that bears it: every layer is quantized, and no held-out answer is another one."""
+    bundle = edgec.build(MODEL, "cortex-a72", tmp_path / "m.edgec", int8=True, calibrate=samples / "x.npz", max_drop=0.01,
+                         labels=samples / "y.npy")
+    assert bundle.manifest["accuracy"]["drop"] <= 0.01
+    assert len(bundle.manifest["accuracy"]["chosen"]) == len(bundle.manifest["study"]["layers"])
 
 
 def test_a_ratio_is_measured_as_it_is(samples: Path, tmp_path: Path) -> None:
