@@ -1,13 +1,13 @@
 """What is fitted to samples in a build, and how much accuracy that may cost: flags become options of passes."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from edgec import calibrate as sampling
 from edgec.calibrate import Samples
-from edgec.errors import UsageError
+from edgec.errors import BadInput, UsageError
 from edgec.interface import Interface
 from edgec.ir.graph import Array, Graph
 from edgec.score import scorer
@@ -50,6 +50,8 @@ class Fitting:
         notes += found.warnings
         if not self.bounded:
             return Fitted(self.rank, self.int8, self.keep, found.feeds)
+        faces, seen = interface or Interface(), found
+        found = replace(seen, feeds=tuple(faces.prepare(f, graph.inputs) for f in seen.feeds))
         score = scorer(self.labels, self.metric, self.function, found.count)
         accuracy, way = Accuracy(self.max_drop, self.min_cosine, score), INT8 if self.int8 else LOW_RANK
         if self.rank not in (None, "auto"):
@@ -58,7 +60,8 @@ class Fitting:
             made = decide(graph, target, found, way, accuracy, aim="bytes" if optimize_for == "size" else "us", progress=progress)
         notes += made.notes
         rank = made.options.get("rank")
-        return Fitted(rank, "int8" in made.options, made.keep if self.int8 else (), made.samples, made.facts())
+        return Fitted(rank, "int8" in made.options, made.keep if self.int8 else (),
+                      [faces.restore(f, graph.inputs) for f in made.samples], made.facts())
 
     def _samples(self, graph: Graph, interface: Interface | None) -> Samples | None:
         if self.calibrate is None:
@@ -69,10 +72,32 @@ class Fitting:
             return None
         if self.rank is None and not self.int8:
             raise UsageError("samples are given (--calibrate), but nothing that would be fitted to them: say --rank or --int8")
-        if interface is not None and interface.options():
-            raise UsageError("--calibrate takes samples of the model's own inputs, which cannot have other types or layouts at the same "
-                             "time")
-        return sampling.load(self.calibrate, graph.inputs)
+        return _seen(self.calibrate, graph, interface) if interface is not None and interface.inputs else \
+            sampling.load(self.calibrate, graph.inputs)
+
+
+def _seen(source: sampling.Source, graph: Graph, interface: Interface) -> Samples:
+    """Samples as callers of the bundle will give inputs; those that fit the model's own inputs alone are brought to that form.
+
+    BadInput when they fit neither, or stand for nothing that a caller could give.
+    """
+    interface.check(graph)
+    try:
+        found = sampling.load(source, interface.outside(graph.inputs))
+    except BadInput as problem:
+        try:
+            own = sampling.load(source, graph.inputs)
+        except BadInput as other:
+            if str(other) == str(problem):
+                raise
+            raise BadInput(f"{problem} by --input-type and --input-layout; as samples of the model's own inputs, {other}") from None
+        feeds = tuple(interface.restore(f, graph.inputs) for f in own.feeds)
+        return replace(own, feeds=feeds)
+    alike = [v.name for v in graph.inputs if v.name in interface.inputs and interface.inputs[v.name].tensor(v.tensor) == v.tensor]
+    if alike:
+        said = f"the samples of {', '.join(alike)} are taken as callers will give them, before mean and scale"
+        return replace(found, warnings=(*found.warnings, said))
+    return found
 
 
 @dataclass(frozen=True)

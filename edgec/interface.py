@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edgec.errors import UsageError
+from edgec.errors import BadInput, UsageError
 from edgec.ir.graph import Array, Graph, Value
 from edgec.ir.types import Tensor, numpy_dtype
 
@@ -23,6 +23,7 @@ FLAGS = {"input_type": "type", "input_layout": "layout", "mean": "mean", "scale"
 """Flags of the command line, which are the options of the pass too, and the key that each sets."""
 _LAYOUTS = ("NCHW", "NHWC")
 _COLORS = 3
+_NEAR = 0.25            # how far from a whole number one may be that was one before it was rounded to f16
 _FLOATS = ("f16", "f32", "f64", "bf16")
 _WHOLE = ("u8", "i8", "u16", "i16")
 _INPUT = dict.fromkeys(_FLOATS, (*_WHOLE, "f16", "f32")) | {"i64": (*_WHOLE, "i32"), "i32": _WHOLE}
@@ -99,6 +100,22 @@ class Interface:
             face = self.inputs.get(value.name)
             if face is not None and value.name in feeds:
                 made[value.name] = _prepared(feeds[value.name], face, value.tensor)
+        return made
+
+    def outside(self, inputs: Iterable[Value]) -> tuple[Value, ...]:
+        """The inputs of a model as callers see them."""
+        return tuple(Value(v.name, f.tensor(v.tensor)) if (f := self.inputs.get(v.name)) is not None else v for v in inputs)
+
+    def restore(self, feeds: Mapping[str, Array], inputs: Iterable[Value]) -> dict[str, Array]:
+        """What a caller gives so that the model itself reads these arrays: `prepare` backwards.
+
+        BadInput when a number that the model should read stands for none that the caller's type has.
+        """
+        made = dict(feeds)
+        for value in inputs:
+            face = self.inputs.get(value.name)
+            if face is not None and value.name in feeds:
+                made[value.name] = _restored(feeds[value.name], face, value)
         return made
 
     def deliver(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -219,6 +236,25 @@ def _prepared(x: Array, face: Outside, own: Tensor) -> Array:
             if numbers:
                 x = apply(x, column(numbers, x.ndim, channel_axis(x.shape, len(numbers)) or 0).astype(wide))
     return np.ascontiguousarray(x.astype(numpy_dtype(own.dtype)))
+
+
+def _restored(x: Array, face: Outside, own: Value) -> Array:
+    seen = numpy_dtype(face.tensor(own.tensor).dtype)
+    made = x
+    for numbers, apply in ((face.scale, np.divide), (face.mean, np.add)):
+        if numbers:
+            made = apply(made, column(numbers, made.ndim, channel_axis(made.shape, len(numbers)) or 0))
+    if face.swap_channels:
+        made = np.flip(made, swap_axis(made.shape))
+    if face.layout == "NHWC":
+        made = made.transpose(TO_LAST)
+    if seen.kind in "iu":
+        whole, kind = np.rint(made), np.iinfo(seen)
+        if not (np.abs(made - whole) <= _NEAR).all() or whole.min(initial=0) < kind.min or whole.max(initial=0) > kind.max:
+            raise BadInput(f"the input {own.name} would have numbers from {made.min():.6g} to {made.max():.6g} before its mean and scale, "
+                           f"and not all are whole numbers of {face.type}")
+        made = whole
+    return np.ascontiguousarray(made.astype(seen))
 
 
 def _numbers(text: str, written: str) -> tuple[float, ...]:

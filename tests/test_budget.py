@@ -137,13 +137,13 @@ def near_ties(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("how", [["--int8"], ["--rank", "auto"]])
-@pytest.mark.parametrize("labels", [True, False])
-def test_a_drop_that_cannot_be_kept_is_refused_with_its_price(tmp_path: Path, how: list[str], labels: bool,
-                                                               capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("score", [["--labels", "ties.npy"], []])
+def test_a_drop_that_cannot_be_kept_is_refused_with_its_price(tmp_path: Path, how: list[str], score: list[str],
+                                                              capsys: pytest.CaptureFixture[str]) -> None:
     path = near_ties(tmp_path)
     before = set(tmp_path.iterdir())
     command = ["build", str(path), "-t", "cortex-a72", "-o", str(tmp_path / "m.edgec"), *how, "--calibrate", str(tmp_path / "ties.npz"),
-               "--max-drop", "1%", *(["--labels", str(tmp_path / "ties.npy")] if labels else [])]
+               "--max-drop", "1%", *score[:1], *(str(tmp_path / name) for name in score[1:])]
     assert main(command) == 4
     said = capsys.readouterr().err
     assert "within a drop of 1.00%, on 16 held-out samples: the gentlest edit is " in said

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 import edgec
 from edgec.access import module
 from edgec.cli import main
-from edgec.errors import UsageError
+from edgec.errors import BadInput, UsageError
+from edgec.fitting import Fitting
 from edgec.interface import Interface, Outside, of, read, recorded
 from edgec.ir.evaluate import evaluate
 from edgec.ir.graph import Graph
@@ -22,6 +23,7 @@ from edgec.ir.types import numpy_dtype
 from edgec.ir.verify import verify
 from edgec.lang.text import parse
 from edgec.pipeline import Context, run_passes
+from edgec.target import find
 from edgec.testing.golden import typed
 from edgec.verify import reference
 from tests import shared
@@ -246,3 +248,48 @@ def test_photographs(tmp_path: Path) -> None:
     wanted, got = ([np.concatenate([a.ravel() for a in run(p).values()]) for p in photographs] for run in (expect, session.run))
     error = max(np.abs(g - w).max() for g, w in zip(got, wanted, strict=True))
     assert error / np.abs(wanted[0] - wanted[1]).max() < 1e-4
+
+
+def resolved(samples: Mapping[str, Any], texts: Mapping[str, list[str]], notes: list[str] | None = None) -> list[dict[str, Any]]:
+    """What passes get of samples for a small net behind an interface."""
+    asked = Fitting(int8=True, calibrate=samples)
+    fitted = asked.resolve(head("convolution"), find("cortex-a72"), [] if notes is None else notes, interface=read(texts))
+    return [dict(s) for s in fitted.samples]
+
+
+def test_samples_are_what_callers_give_or_what_the_model_reads() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 6, 7, 3)).astype(np.uint8)
+    own = np.concatenate([read(TEXTS).prepare({"x": p[None]}, head("convolution").inputs)["x"] for p in pixels])
+    for samples in (pixels, own, own.astype(np.float16), own.astype(np.float64)):
+        assert np.array_equal(np.concatenate([s["x"] for s in resolved({"x": samples}, TEXTS)]), pixels)
+
+
+def test_samples_in_neither_form_are_refused() -> None:
+    noise = np.random.default_rng(0).standard_normal((40, 3, 6, 7)).astype(np.float32)
+    with pytest.raises(BadInput, match=r"the input x would have numbers from .* before its mean and scale, and not all are whole"):
+        resolved({"x": noise}, TEXTS)
+    with pytest.raises(BadInput, match="not all are whole numbers of u8"):
+        resolved({"x": np.full((40, 3, 6, 7), 200, np.uint8)}, TEXTS)       # pixels, but not in the layout that was asked for
+    with pytest.raises(BadInput, match=r"\[40, 6, 7, 4\], but \[N, 6, 7, 3\] is wanted by .* own inputs, .* but \[N, 3, 6, 7\] is wanted"):
+        resolved({"x": np.zeros((40, 6, 7, 4), np.uint8)}, TEXTS)
+
+
+def test_samples_that_could_be_in_both_forms_are_those_of_callers() -> None:
+    given, notes = np.random.default_rng(0).uniform(0, 255, (40, 3, 6, 7)).astype(np.float32), list[str]()
+    made = resolved({"x": given}, {"mean": ["x=128"]}, notes)
+    assert np.array_equal(np.concatenate([s["x"] for s in made]), given)
+    assert "the samples of x are taken as callers will give them, before mean and scale" in notes
+
+
+def test_bytes_in_and_bytes_inside(tmp_path: Path) -> None:
+    """A budget, layers of integers and pixels as a camera gives them, all fitted to the same pixels."""
+    folder = Path(__file__).resolve().parent.parent / "examples" / "models"
+    with np.load(folder / "digits_test.npz") as data:
+        images, labels = data["images"], data["labels"]
+    bundle = edgec.build(folder / "digits_cnn.onnx", "host", tmp_path / "m.edgec", int8=True, calibrate={"image": images[:32]},
+                         max_drop=0.2, labels=labels[:32].astype(np.int64), interface={"image": {"type": "u8", "scale": 1 / 255}})
+    session = bundle.load()
+    found = [int(session.run({"image": i[None]})["logits"].argmax()) for i in images[100:200]]
+    assert np.mean(found == labels[100:200]) >= 0.9
+    assert bundle.manifest["inputs"][0]["dtype"] == "u8"
+    assert bundle.manifest["report"]["integer_macs"] > 0

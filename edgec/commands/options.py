@@ -70,7 +70,8 @@ def fitting_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--rank", metavar="auto|RATIO|LAYER=R,...", help="make layers low-rank: those where it pays on the target and "
                        "loses little, RATIO times fewer weights in all, or these ranks (/2: half of the weights)")
     group.add_argument("--int8", action="store_true", help="quantize layers: weights and activations become bytes, sums are integers")
-    group.add_argument("--calibrate", metavar="SAMPLES", help="fit both to these inputs: a .npz, a folder, or module:function")
+    group.add_argument("--calibrate", metavar="SAMPLES", help="fit both to these inputs, as callers will give them or as the model reads "
+                       "them: a .npz, a folder, or module:function")
     group.add_argument("--max-drop", type=share, metavar="X", help="keep layers as they are so that at most this share of the score (0.01 "
                        "or 1%%) is lost on samples held out; without a score, of agreement with the model; exit code 4 when that cannot be")
     group.add_argument("--min-cosine", type=float, metavar="C", help="the same for the cosine between results with and without (0.999)")
