@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgec.codegen.manifest import calls, read_manifest
+from edgec.remote import TIMEOUT
 from edgec.session import Session, load
 
 
@@ -21,12 +22,14 @@ class Bundle:
         """Everything there is to know about it; BadInput when it cannot be read."""
         return read_manifest(self.path)
 
-    def load(self, *, threads: int | None = None, poison: bool = False, simulate_npu: bool = False) -> Session:
-        """Load it to run here, or under its target's emulator. `threads`: as it was built for, unless said.
+    def load(self, *, threads: int | None = None, poison: bool = False, simulate_npu: bool = False,
+             on: str | None = None, timeout: float = TIMEOUT) -> Session:
+        """Load it to run here, under its target's emulator, or `on` a machine that ssh reaches. `threads`: as it was built for.
 
         `simulate_npu` computes regions of an NPU from what their operators mean, since commands can be executed on the NPU alone.
         """
-        return load(self.path, threads=threads or int(self.manifest["options"].get("threads", 1)), poison=poison, simulate_npu=simulate_npu)
+        return load(self.path, threads=threads or int(self.manifest["options"].get("threads", 1)), poison=poison,
+                    simulate_npu=simulate_npu, on=on, timeout=timeout)
 
     def summary(self) -> str:
         """Kernels, predicted time, and sizes, in a few lines."""

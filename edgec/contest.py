@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from edgec.verify import agreement, onnx_model, source
 Array = npt.NDArray[Any]
 FROM_C = " from C"
 """Behind the name of a contestant that is called without what calls cost in Python."""
+_MOST, _SHORTEST = 10_000, 1e-7   # runs that another machine makes in a block, and seconds that a run takes
 _CALL = 5e-4   # seconds of one call of a loop in C, beside which the call itself is nothing
 
 
@@ -118,6 +120,17 @@ def hold(bundles: Mapping[str, Bundle], model: Path | None, names: Sequence[str]
     for name, (runs, _) in loops.items():
         times[name + FROM_C] = Times([[t / runs for t in block] for block in times[name + FROM_C].blocks])
     return Contest(times, errors, loaded, first.emulator, cores)
+
+
+def timed(session: Session, feeds: Mapping[str, Array], rules: Rules) -> Times:
+    """The times of a bundle on another machine, by its own clock, in blocks as long as those of `hold`; what ssh costs is not in them."""
+    times, count, end = Times(), max(rules.warmup, 1), time.monotonic() + rules.duration
+    typical = median(session.times(feeds, count))
+    while (done := len(times.runs)) < rules.iterations if rules.iterations is not None else not times.blocks or time.monotonic() < end:
+        count = max(1, min(_MOST, round(BLOCK_SECONDS / max(typical, _SHORTEST))))
+        times.blocks.append(session.times(feeds, count if rules.iterations is None else min(count, rules.iterations - done)))
+        typical = median(times.blocks[-1])
+    return times
 
 
 def _loops(sessions: Mapping[str, Session], feeds: Mapping[str, Array]) -> dict[str, tuple[int, Callable[[], object]]]:

@@ -18,6 +18,7 @@ from edgec.emulator import EmulatedDevice
 from edgec.errors import BadInput, DeviceError, UsageError
 from edgec.ir.types import numpy_dtype
 from edgec.native import NativeDevice
+from edgec.remote import TIMEOUT, RemoteDevice
 from edgec.simulated import Simulated
 
 if TYPE_CHECKING:
@@ -78,10 +79,15 @@ class Step:
 
 
 class Session:
-    """A loaded model. `emulator` says what runs it, empty for this machine itself; `simulated` what stands for its NPUs, if they are."""
+    """A loaded model.
+
+    `emulator` says what runs it, empty for a machine itself; `remote` which other machine does, empty for this one; `simulated` what stands
+    for its NPUs, if they are.
+    """
 
     def __init__(self, path: Path, manifest: Mapping[str, Any], device: Device, *, emulator: str = "",
-                 simulated: Simulated | None = None, poison: bool = False) -> None:
+                 simulated: Simulated | None = None, poison: bool = False, remote: str = "") -> None:
+        self.remote = remote
         self.path, self.manifest, self.emulator, self.poison = path, manifest, emulator, poison
         self.simulated = simulated.description if simulated is not None else ""
         self.inputs = tuple(_port(p) for p in manifest["inputs"])
@@ -109,10 +115,17 @@ class Session:
     def clock(self, feeds: Feeds) -> "Clock":
         """Loops in C around a run on these arrays, to time it by; DeviceError under an emulator, ToolMissing without a C compiler."""
         if not isinstance(self._device, NativeDevice):
-            raise DeviceError(f"{self.path} runs under {self.emulator} here, so no loop in C can call it")
+            where = f"on {self.remote}" if self.remote else f"under {self.emulator} here"
+            raise DeviceError(f"{self.path} runs {where}, so no loop in C can call it")
         from edgec.clock import Clock  # noqa: PLC0415 - it knows compilers, which loading and running do not
 
         return Clock(self._device.raw(*self._arrays(feeds, None)))
+
+    def times(self, feeds: Feeds, runs: int) -> list[float]:
+        """The seconds of so many runs on another machine, by its own clock; DeviceError where it is none (see `clock`)."""
+        if not isinstance(self._device, RemoteDevice):
+            raise DeviceError(f"{self.path} does not run on another machine, so nothing there can time it")
+        return self._device.times(self._arrays(feeds, None)[0], runs)
 
     def _arrays(self, feeds: Feeds, out: Mapping[str, Array] | None) -> tuple[list[Array], list[Array]]:
         if not isinstance(feeds, Mapping):
@@ -164,19 +177,23 @@ def _output(port: Port, array: Array, inputs: Sequence[Array]) -> Array:
     return array
 
 
-def load(path: str | os.PathLike[str], *, threads: int = 1, poison: bool = False, simulate_npu: bool = False) -> Session:
-    """Load a bundle; one for another processor is run by its emulator, when that is installed.
+def load(path: str | os.PathLike[str], *, threads: int = 1, poison: bool = False, simulate_npu: bool = False,
+         on: str | None = None, timeout: float = TIMEOUT) -> Session:
+    """Load a bundle; one for another processor is run by its emulator, when that is installed, or `on` a machine that ssh reaches.
 
     `poison` fills arena and outputs with NaN before each run and looks for writes outside the arena. Raises BadInput for a
     folder that is no bundle, a damaged file, or a bundle of a newer edgec; DeviceError for a processor that cannot run it,
     ToolMissing without an emulator. The command streams of an NPU can be executed nowhere but there: with `simulate_npu` each region is
     computed by what its operators mean, in numpy, and everything else by the bundle's own code; without it that is a DeviceError.
+    `on` is user@host or what else ssh takes (edgec/remote.py); a request that it does not answer in `timeout` seconds is a DeviceError.
     """
     if threads < 1:
         raise UsageError(f"a bundle runs with at least one thread, not {threads}")
     place = Path(path)
     manifest = read_manifest(place)
     check_files(place, manifest)
+    if on is not None:
+        return Session(place, manifest, RemoteDevice(place, manifest, threads, on, timeout), poison=poison, remote=on)
     simulated = _simulated(place, manifest, simulate=simulate_npu)
     if manifest["requires"]["machine"] == platform.machine() and "linux" in manifest["target"]["triple"]:
         return Session(place, manifest, NativeDevice(place, manifest, threads, simulated), simulated=simulated, poison=poison)

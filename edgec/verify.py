@@ -164,11 +164,12 @@ def tolerance_of(bundle: Bundle) -> float:
     return WINOGRAD if any(k["algo"].startswith("winograd") for k in kernels) else TOLERANCE
 
 
-def per_kernel(bundle: Bundle, model: str | Path, feeds: Sequence[Feeds], tolerance: float = TOLERANCE) -> Iterator[KernelError]:
+def per_kernel(bundle: Bundle, model: str | Path, feeds: Sequence[Feeds], tolerance: float = TOLERANCE,
+               **where: Any) -> Iterator[KernelError]:
     """Run step by step and compare what each leaves in memory; the first that is not ok is where a difference starts.
 
     The graph of kernels is made once more, from the model and what the manifest says about target and options. BadInput when that
-    does not give the bundle's own steps: another model, or another version of edgec.
+    does not give the bundle's own steps: another model, or another version of edgec. `where` are keywords of Bundle.load.
     """
     made = _rebuilt(bundle, model)
     values = {v.name: v for n in made.graph.nodes for v in n.outputs}
@@ -178,7 +179,7 @@ def per_kernel(bundle: Bundle, model: str | Path, feeds: Sequence[Feeds], tolera
     expected = [evaluate(replace(made.graph, outputs=tuple(wanted)), f) for f in feeds]
     places = Places(made.graph)
     simulate = bool(bundle.manifest.get("npus"))
-    runs = [bundle.load(poison=True, simulate_npu=simulate).steps(f) for f in feeds]  # one each: an emulator holds one run at a time
+    runs = [bundle.load(poison=True, simulate_npu=simulate, **where).steps(f) for f in feeds]  # one each: a process holds one run
     for now in zip(*runs, strict=True):
         step = now[0]
         name = step.call["result"]

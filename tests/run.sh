@@ -23,6 +23,7 @@ found() { # whether a tool is here; clang's sanitizers are a library that it loo
         clang-sanitizers) [ -e "$(clang --print-file-name="libclang_rt.asan-$(uname -m).a" 2>/dev/null)" ] ;;
         libOpenCL) ldconfig -p | grep -q 'libOpenCL\.so\.1 ' ;;
         pocl) compgen -G '/etc/OpenCL/vendors/*.icd' >/dev/null ;;
+        sshd) [ -x /usr/sbin/sshd ] || command -v sshd >/dev/null ;;
         *) command -v "$1" >/dev/null ;;
     esac
 }
@@ -32,7 +33,7 @@ tools() {
         gcc:gcc g++:g++ clang:clang clang-sanitizers:libclang-rt-dev ld.lld:lld cmake:cmake
         aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu aarch64-linux-gnu-g++:g++-aarch64-linux-gnu qemu-aarch64:qemu-user
         qemu-system-arm:qemu-system-arm arm-none-eabi-gcc:gcc-arm-none-eabi
-        libOpenCL:ocl-icd-libopencl1 pocl:pocl-opencl-icd
+        libOpenCL:ocl-icd-libopencl1 pocl:pocl-opencl-icd ssh:openssh-client sshd:openssh-server
     )
     local beside=(libnewlib-arm-none-eabi)   # no command of its own: the C library of arm-none-eabi-gcc
     local pair missing=() apt=(apt-get -o DPkg::Lock::Timeout=300 -qq -y)

@@ -28,7 +28,7 @@ LAYERS = {
     "edgec.codegen": 4, "edgec.pipeline": 4, "edgec.interface": 4,
     "passes": 5, "targets": 5, "edgec.session": 5, "edgec.native": 5, "edgec.emulator": 5, "edgec.bundle": 5, "edgec.measure": 5,
     "edgec.simulated": 5, "edgec.peers": 5, "edgec.samples": 5, "edgec.calibrate": 5, "edgec.score": 5, "edgec.history": 5,
-    "edgec.report": 5, "edgec.clock": 5,
+    "edgec.report": 5, "edgec.clock": 5, "edgec.piped": 5, "edgec.remote": 5,
     "edgec.build": 6, "edgec.testing": 6, "edgec.verify": 6, "edgec.blame": 6, "edgec.study": 6, "edgec.fitting": 6, "edgec.why": 6,
     "edgec.contest": 6, "edgec.profile": 6,
     "edgec.cli": 7, "edgec.commands": 7,

@@ -16,8 +16,9 @@ from edgec.errors import UsageError
 
 if TYPE_CHECKING:
     from edgec.bundle import Bundle
+    from edgec.contest import Rules
 
-HELP = "measure the time of a run, alone or in turns with other runtimes"
+HELP = "measure the time of a run, here, or on another machine, alone or in turns with other runtimes"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the times of all blocks")
     parser.add_argument("--shape", action="append", default=[], metavar="NAME=1,3,224,224", help="the shape of an input of a model")
     parser.add_argument("--dim", action="append", default=[], metavar="SYMBOL=N", help="the size of a symbolic dimension of a model")
+    options.remote_options(parser)
     parser.add_argument("--exact", action="store_true", help="build a model without Winograd's short cut")
 
 
@@ -45,10 +47,15 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
     if args.warmup < 0 or args.duration <= 0:
         raise UsageError("--warmup must not be negative, and --duration must be more than 0 seconds")
+    if args.on is not None and (args.vs or args.from_c or args.plot):
+        raise UsageError("--on measures on another machine, where no other runtime is: leave out --vs, --from-c and --plot")
     with ExitStack() as stack:
         bundle, model = _bundle(args, stack, console)
         threads = args.threads or int(bundle.manifest["options"].get("threads", 1))
-        held = hold({"edgec": bundle}, model, args.vs, Rules(threads, args.warmup, args.iters, args.duration, args.seed, args.from_c))
+        rules = Rules(threads, args.warmup, args.iters, args.duration, args.seed, args.from_c)
+        if args.on is not None:
+            return _elsewhere(bundle, rules, args, console)
+        held = hold({"edgec": bundle}, model, args.vs, rules)
     if held.emulator:
         console.warn(f"{held.emulator} runs this bundle: its times say nothing about the device")
     facts = {"threads": threads, **held.facts("edgec", bundle)}
@@ -62,6 +69,21 @@ def run(args: argparse.Namespace, console: Console) -> int:
         medians = {held.shown(name): [median(block) * 1e3 for block in t.blocks] for name, t in held.times.items()}
         title = f"{facts['model']} for {facts['target']}, {threads} thread{'s' * (threads > 1)}"
         write(args.plot, lines(title, medians).encode())
+    console.data(facts)
+    return 0
+
+
+def _elsewhere(bundle: "Bundle", rules: "Rules", args: argparse.Namespace, console: Console) -> int:
+    """Measure on another machine, by its own clock."""
+    from edgec.contest import timed  # noqa: PLC0415
+    from edgec.samples import draw  # noqa: PLC0415
+
+    manifest = bundle.manifest
+    session = bundle.load(threads=rules.threads, on=args.on, timeout=args.timeout)
+    times = timed(session, draw(session.inputs, abs(rules.seed), manifest.get("input_ranges", {})), rules)
+    facts = {"threads": rules.threads, "model": manifest["name"], "target": manifest["target"]["name"], "on": args.on, "emulator": None,
+             **times.summary(), "predicted_ms": manifest["report"]["predicted_ms"], "peers": {}, "best": None}
+    console.result(_shown(facts))
     console.data(facts)
     return 0
 
@@ -95,7 +117,8 @@ def _shown(facts: Mapping[str, Any]) -> str:
     rows = list(_rows("", facts, facts["peers"]))
     if "from_c" in facts:
         rows += _rows(" from C", facts["from_c"], {name: p["from_c"] for name, p in facts["peers"].items()})
-    head = f"{facts['model']} for {facts['target']}, {facts['threads']} thread{'s' * (facts['threads'] > 1)}, milliseconds"
+    on = f" on {facts['on']}" if facts.get("on") else ""
+    head = f"{facts['model']} for {facts['target']}{on}, {facts['threads']} thread{'s' * (facts['threads'] > 1)}, milliseconds"
     columns = ("", "median", "p90", "p99", "min", "runs", "edgec / peer" if facts["peers"] else "")
     return f"{head}\n{table(rows, columns, right=(1, 2, 3, 4, 5))}"
 

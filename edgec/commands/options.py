@@ -114,6 +114,26 @@ def simulate_option(parser: argparse.ArgumentParser) -> None:
                         "its commands can be executed on the NPU alone")
 
 
+def remote_options(parser: argparse.ArgumentParser) -> None:
+    """What commands that run a bundle take to run it elsewhere."""
+    group = parser.add_argument_group("another machine")
+    group.add_argument("--on", metavar="USER@HOST", help="run there by ssh: what ~/.ssh/config knows, or ssh://user@host:port; nothing is "
+                       "left there afterwards")
+    group.add_argument("--timeout", type=seconds, default=300.0, metavar="S", help="give up when a request has no answer by then "
+                       "(default: 300)")
+
+
+def seconds(text: str) -> float:
+    """A time of more than nothing."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return number
+
+
 def positive(text: str) -> int:
     """A whole number of at least one."""
     if not text.isdecimal() or int(text) < 1:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from edgec.commands.console import Console, table
 from edgec.commands.files import write
-from edgec.commands.options import positive, simulate_option
+from edgec.commands.options import positive, remote_options, simulate_option
 from edgec.errors import BadInput, UsageError
 
 if TYPE_CHECKING:
     from edgec.session import Array, Session
 
-HELP = "run a bundle, here or under its target's emulator"
+HELP = "run a bundle, here, under its target's emulator, or on another machine"
 _FEW = 16
 
 
@@ -27,6 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the random inputs (default: 0)")
     parser.add_argument("--threads", type=positive, metavar="N", help="default: what the bundle was built for")
     simulate_option(parser)
+    remote_options(parser)
     parser.add_argument("--poison", action="store_true", help="fill working memory with NaN first, and look for writes outside of it")
 
 
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from edgec.bundle import Bundle  # noqa: PLC0415 - slow to load, like everything heavy in commands
 
     bundle = Bundle(args.bundle)
-    session = bundle.load(threads=args.threads, poison=args.poison, simulate_npu=args.simulate_npu)
+    session = bundle.load(threads=args.threads, poison=args.poison, simulate_npu=args.simulate_npu, on=args.on, timeout=args.timeout)
     if session.emulator:
         console.note(f"{args.bundle} is for another machine, so {session.emulator} runs it")
     if session.simulated:
@@ -54,8 +55,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     rows = [(name, f"{f['dtype']}{f['shape']}", *(_number(f[k]) for k in ("min", "mean", "max")),
              " ".join(map(_number, f.get("values", ())))) for name, f in facts.items()]
     console.result(table(rows, ("output", "type", "min", "mean", "max", "values"), right=(2, 3, 4)))
-    console.data({"outputs": facts, "emulator": session.emulator or None, "simulated": session.simulated or None,
-                  "random": not args.arrays})
+    console.data({"outputs": facts, "emulator": session.emulator or None, "on": session.remote or None,
+                  "simulated": session.simulated or None, "random": not args.arrays})
     return 0
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgec.commands.console import Console, table
-from edgec.commands.options import positive, simulate_option
+from edgec.commands.options import positive, remote_options, simulate_option
 from edgec.commands.run import read_arrays
 from edgec.errors import BadInput
 
@@ -31,6 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tolerance", type=float, metavar="E",
                         help="the largest error that is allowed (default: 1e-4, or 1e-3 where convolutions use Winograd's method)")
     simulate_option(parser)
+    remote_options(parser)
     parser.add_argument("--per-kernel", action="store_true", help="compare each kernel's result, and name the first that differs")
     parser.add_argument("--seed", type=int, default=1, help="of the random inputs (default: 1)")
     parser.add_argument("--threads", type=positive, metavar="N", help="default: what the bundle was built for")
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
     bundle = Bundle(args.bundle)
     args.tolerance = args.tolerance if args.tolerance is not None else verify.tolerance_of(bundle)
-    session = bundle.load(threads=args.threads, poison=True, simulate_npu=args.simulate_npu)
+    session = bundle.load(threads=args.threads, poison=True, simulate_npu=args.simulate_npu, on=args.on, timeout=args.timeout)
     if session.simulated:
         console.note(f"no NPU executed its commands: their place was taken by {session.simulated}")
     same_model(bundle, args.model, console)
@@ -74,10 +75,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
         console.warn("nothing was checked: no output changes by 1 % of its size between these inputs; give others with --inputs")
     if session.simulated:
         _other_rounding(bundle, args.model, session, feeds, console)
-    where = f" under {session.emulator}" if session.emulator else ""
+    where = f" under {session.emulator}" if session.emulator else f" on {session.remote}" if session.remote else ""
     console.result(f"{'equal' if ok else 'NOT EQUAL'} on {len(feeds)} inputs{where}; the reference is {who}")
     console.data({
-        "ok": ok, "reference": who, "emulator": session.emulator or None, "inputs": len(feeds),
+        "ok": ok, "reference": who, "emulator": session.emulator or None, "on": session.remote or None, "inputs": len(feeds),
         "outputs": {a.name: {**_facts(a), "tolerance": a.tolerance, "ok": a.ok, "checked": a.error is not None} for a in found},
         **({"first_kernel": first} if args.per_kernel else {})})
     return 0 if ok else _MISSED
@@ -147,7 +148,7 @@ def _kernels(bundle: "Bundle", args: argparse.Namespace, feeds: Sequence[Mapping
     from edgec.verify import per_kernel  # noqa: PLC0415
 
     count = 0
-    for found in per_kernel(bundle, args.model, feeds[:_INPUTS], args.tolerance):
+    for found in per_kernel(bundle, args.model, feeds[:_INPUTS], args.tolerance, on=args.on, timeout=args.timeout):
         count += 1
         a = found.agreement
         console.detail(f"{found.number:4} {'no check' if a.error is None else f'{a.error:.2e}':>9} {a.name} ({found.origin})")

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: 0BSD
-   Runs @NAME@ for a program at the other end of two pipes, in an emulator:   runner WEIGHTS THREADS
+   Runs @NAME@ for a program at the other end of two pipes, in an emulator or on another machine:   runner WEIGHTS THREADS
    First it answers the code of @NAME@_check_cpu and the missing feature. Then each request is a letter and three numbers:
      i INDEX BYTES 0       the bytes of an input follow
      p 0 0 0               fill arena and outputs with NaN
@@ -7,6 +7,7 @@
      o INDEX 0 0           answers the bytes of an output
      a OFFSET BYTES 0      answers bytes of the arena
      s OFFSET BYTES 0      answers bytes of the state
+     t RUNS 0 0            answers an error code, and the nanoseconds of so many runs (with EDGEC_HOSTED)
    Where the model starts a unit, the other end is asked in the middle of `r`: -1, the number of the unit, the number of the kernel, how
    many operands are read, how many are written; bytes of each with what it holds, bytes of each that is written. It answers those.
    Without EDGEC_HOSTED it needs no C library, and has one thread. */
@@ -16,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 #include "edgec_rt.h"
 #else
@@ -62,6 +64,28 @@ static void put(const void* data, size_t bytes) {
     bytes -= (size_t)n;
   }
 }
+
+#ifdef EDGEC_HOSTED
+static uint64_t now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static void timed(@NAME@_args* args, int32_t code, uint64_t runs) {
+  uint64_t i, *spent = malloc((size_t)runs * sizeof *spent + 1);
+  if (spent == NULL) _exit(2);
+  args->first_step = args->step_count = 0;
+  for (i = 0; i < runs; i++) {
+    uint64_t start = now();
+    if (code == 0) code = @NAME@_run_args(args);
+    spent[i] = now() - start;
+  }
+  put(&code, sizeof code);
+  put(spent, (size_t)runs * sizeof *spent);
+  free(spent);
+}
+#endif
 
 #ifdef @NAME@_UNITS
 static int32_t launch(void* ctx, const edgec_launch* what, const edgec_operand* operands) {
@@ -159,6 +183,9 @@ int main(int argc, char** argv) {
       case 'o': put(out[n[0]], out_ports[n[0]].bytes); break;
       case 'a': put((char*)args.arena + n[0], n[1]); break;
       case 's': put((char*)args.state + n[0], n[1]); break;
+#ifdef EDGEC_HOSTED
+      case 't': timed(&args, code, n[0]); break;
+#endif
       default: return 2;
     }
   }
