@@ -11,7 +11,7 @@ from edgec.errors import BadInput, UsageError
 from edgec.interface import Interface
 from edgec.ir.graph import Array, Graph
 from edgec.score import scorer
-from edgec.study.budget import INT8, LOW_RANK, Accuracy, check, decide
+from edgec.study.budget import BOTH, INT8, LOW_RANK, Accuracy, check, decide
 from edgec.target import Target
 
 
@@ -42,7 +42,7 @@ class Fitting:
         """What passes are told; UsageError for flags that do not fit together, DoesNotFit for a budget that cannot be met."""
         if (self.labels is not None or self.function is not None or self.metric is not None) and self.max_drop is None:
             raise UsageError("a score is given (--labels, --eval), but no budget that it is for: say --max-drop")
-        if self.bounded and self.int8 == (self.rank is not None):
+        if self.bounded and not self.int8 and self.rank is None:
             raise UsageError("an accuracy budget (--max-drop, --min-cosine) is spent by --int8 or by --rank, and one of the two is needed")
         found = self._samples(graph, interface)
         if found is None:
@@ -53,14 +53,15 @@ class Fitting:
         faces, seen = interface or Interface(), found
         found = replace(seen, feeds=tuple(faces.prepare(f, graph.inputs) for f in seen.feeds))
         score = scorer(self.labels, self.metric, self.function, found.count)
-        accuracy, way = Accuracy(self.max_drop, self.min_cosine, score), INT8 if self.int8 else LOW_RANK
+        accuracy, way = Accuracy(self.max_drop, self.min_cosine, score), LOW_RANK if not self.int8 else INT8 if self.rank is None else BOTH
         if self.rank not in (None, "auto"):
-            made = check(graph, target, found, way, {"rank": str(self.rank)}, accuracy)
+            asked = {"rank": str(self.rank), **({"int8": True} if self.int8 else {})}
+            made = check(graph, target, found, way, asked, accuracy)
         else:
             made = decide(graph, target, found, way, accuracy, aim="bytes" if optimize_for == "size" else "us", progress=progress)
         notes += made.notes
         rank = made.options.get("rank")
-        return Fitted(rank, "int8" in made.options, made.keep if self.int8 else (),
+        return Fitted(rank, "int8" in made.options, tuple(made.options.get("keep", ())),
                       [faces.restore(f, graph.inputs) for f in made.samples], made.facts())
 
     def _samples(self, graph: Graph, interface: Interface | None) -> Samples | None:

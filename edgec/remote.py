@@ -163,4 +163,4 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _last(text: bytes) -> str:
     """The last line of what a program said."""
     lines = [line.strip() for line in text.decode(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+    return lines[-1].rstrip(".") if lines else ""

@@ -20,7 +20,7 @@ from edgec.errors import DoesNotFit, UsageError
 from edgec.ir.evaluate import evaluate
 from edgec.ir.graph import Array
 from edgec.pipeline import Context, run_passes
-from edgec.study.budget import Accuracy, Row, select
+from edgec.study.budget import BOTH, Accuracy, Row, passes, select
 from edgec.study.outputs import Outputs
 
 CATALOG, PORTABLE = module("passes.catalog").CATALOG, module("passes.catalog").PORTABLE
@@ -170,12 +170,37 @@ def test_a_ratio_is_measured_as_it_is(samples: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("more", "message"), [
-    ({"max_drop": 0.01}, "one of the two is needed"), ({"int8": True, "rank": "auto", "max_drop": 0.01}, "one of the two"),
+    ({"max_drop": 0.01}, "one of the two is needed"),
     ({"int8": True, "max_drop": 1.5}, "a share from 0 to 1"), ({"int8": True, "min_cosine": 2.0}, "--min-cosine 2"),
     ({"int8": True, "labels": np.zeros(COUNT, int)}, "no budget that it is for")])
 def test_flags_that_do_not_fit_together_are_refused(samples: Path, tmp_path: Path, more: Mapping[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         edgec.build(MODEL, output=tmp_path / "m.edgec", calibrate=samples / "x.npz", **more)  # type: ignore[arg-type]
+
+
+def test_each_layer_gets_its_edit() -> None:
+    """One layer low-rank, one of bytes, the others as they are: the parts of the first are not quantized."""
+    graph = run_passes(read(MODEL, static=True), PORTABLE, CATALOG)
+    names = [n.origin for n in graph.nodes if n.op in ("Conv", "Gemm")]
+    options = BOTH.options({names[2]: "rank-1/2", names[4]: "int8"}, names)
+    assert options == {"rank": f"{names[2]}=/2", "int8": True, "keep": [n for n in names if n != names[4]]}
+    made = run_passes(graph, passes(options), CATALOG, Context(samples=[{"image": i[None]} for i in digits(8)[0]]))
+    stored = {v for v, a in made.weights.items() if a.dtype == np.int8 and prod(a.shape) > 1}
+    scaled = {n.output for n in made.nodes if n.op == "DequantizeLinear" and n.inputs[0] in stored}
+    found = [(n.origin, n.inputs[1] in scaled) for n in made.nodes if n.op in ("Conv", "Gemm")]
+    assert len([origin for origin, _ in found if origin == names[2]]) in (2, 3)
+    assert {origin for origin, is_int8 in found if is_int8} == {names[4]}
+    assert {origin for origin, _ in found} == set(names)
+
+
+def test_both_ways_share_a_budget(samples: Path, tmp_path: Path) -> None:
+    bundle = edgec.build(MODEL, "cortex-a72", tmp_path / "m.edgec", int8=True, rank="auto", calibrate=samples / "x.npz", min_cosine=0.999)
+    accuracy, told = bundle.manifest["accuracy"], bundle.manifest["options"]
+    assert accuracy["cosine"] >= 0.999
+    assert set(accuracy["chosen"].values()) <= {"int8", "rank-1/2", "rank-1/4"}
+    whole = [name for name, edit in accuracy["chosen"].items() if edit == "int8"]
+    assert {layer["name"] for layer in bundle.manifest["study"]["layers"]} == {*whole, *told.get("keep", ())}
+    assert all(f"{name}=/" in told.get("rank", "") for name in {*accuracy["chosen"]} - {*whole})
 
 
 def test_too_few_samples_judge_nothing(tmp_path: Path) -> None:

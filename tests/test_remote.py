@@ -121,7 +121,7 @@ def test_machines_that_cannot_run_it(toy: Path, host: str, message: str) -> None
 def test_the_command_line_says_it_in_a_sentence(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", str(toy), "--on", "stranger"]) == 6
     said = capsys.readouterr().err
-    assert said.startswith("error: stranger cannot be reached: ")
+    assert said.startswith("edgec: stranger cannot be reached: ")
     assert "Traceback" not in said
     assert main(["run", str(toy), "--on=-oProxyCommand=touch x"]) == 2
     assert "write user@host" in capsys.readouterr().err

@@ -5,7 +5,7 @@ program. The whole result is then measured on samples that nothing was fitted to
 a smaller one, and for a larger one where there is room; what cannot be met is refused, with what could be reached and at what price.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -19,10 +19,11 @@ from edgec.ir.evaluate import evaluate
 from edgec.ir.graph import Graph
 from edgec.pipeline import Context, run_passes
 from edgec.score import Score, stacked
+from edgec.study.costs import Cost
 from edgec.study.edits import EDITS, Edit, low_rank
 from edgec.study.layers import real_outputs
 from edgec.study.outputs import Outputs
-from edgec.study.study import Progress, Studied, Study, study
+from edgec.study.study import Effect, Progress, Studied, Study, study
 from edgec.target import Target
 
 Aim = Literal["us", "bytes"]
@@ -32,6 +33,8 @@ _HELD_OUT = 4           # one run in so many is kept to judge by
 _LEAST = 8              # runs without which nothing can be judged
 _TRIES = 6
 _WORTH = 0.05           # of a layer's time or bytes, what an edit has to save to be worth an error
+_FLOOR = 0.01           # of these, what int8 saves at least
+_INT8, _RANK = "int8", "rank-1/"
 _STEP = 4.0
 _ROOM = 16.0            # times the predicted budget: beyond that predictions mean nothing
 _NOTHING = 1e-30
@@ -41,30 +44,39 @@ _HALVINGS = 40
 
 @dataclass(frozen=True)
 class Way:
-    """A way to make layers smaller: the pass that does it, edits to choose from, and the options of the pass for what is chosen.
-
-    `options` gets the choice, and the names of the layers that stay as they are. `floor` is the share of a layer's cost that an edit saves
-    at least, whatever is predicted for the layer alone; None leaves out edits that save too little to be worth an error.
-    """
+    """A way to make layers smaller: the edits to choose from. Passes do what is chosen, by options that `options` tells."""
 
     name: str
-    step: str
     edits: tuple[Edit, ...]
-    options: Callable[[Choice, Sequence[str]], dict[str, Any]]
-    floor: float | None = None
+
+    def options(self, choice: Choice, layers: Sequence[str]) -> dict[str, Any]:
+        """What `rank`, `int8` and `keep` are for a choice among the layers of a net."""
+        ranks = {layer: edit.removeprefix(_RANK) for layer, edit in choice.items() if edit != _INT8}
+        told: dict[str, Any] = {"rank": ",".join(f"{layer}=/{ratio}" for layer, ratio in ranks.items())} if ranks else {}
+        if _INT8 in choice.values():
+            told |= {"int8": True, "keep": [name for name in layers if choice.get(name) != _INT8]}
+        return told
+
+    def saved(self, edit: str, effect: Effect, cost: Cost, aim: Aim) -> float | None:
+        """What an edit of a layer saves; None when that is too little to be worth an error.
+
+        Whatever is predicted for the layer alone, int8 saves something: between bytes, a layer in reals costs conversions.
+        """
+        saved, whole = float(getattr(effect, aim)), float(getattr(cost, aim))
+        return max(saved, _FLOOR * whole) if edit == _INT8 else saved if saved > _WORTH * whole else None
 
 
-def _ranks(choice: Choice, _: Sequence[str]) -> dict[str, Any]:
-    return {"rank": ",".join(f"{layer}=/{edit.removeprefix('rank-1/')}" for layer, edit in choice.items())}
+_HALVES = (EDITS["rank-1/2"], EDITS["rank-1/4"])
+LOW_RANK = Way("low-rank", (*(Edit(f"rank-1/{r:g}", f"low rank, 1/{r:g} of the weights", low_rank(r)) for r in (1.5, 3.0)), *_HALVES))
+INT8 = Way("int8", (EDITS[_INT8],))
+BOTH = Way("int8 or low-rank", (EDITS[_INT8], *_HALVES))
 
 
-def _integers(_: Choice, keep: Sequence[str]) -> dict[str, Any]:
-    return {"int8": True, "keep": access.module("passes.quantize").KEEP.join(keep)}
-
-
-LOW_RANK = Way("low-rank", "factorize", (*(Edit(f"rank-1/{r:g}", f"low rank, 1/{r:g} of the weights", low_rank(r)) for r in (1.5, 3.0)),
-                                         EDITS["rank-1/2"], EDITS["rank-1/4"]), _ranks)
-INT8 = Way("int8", "quantize", (EDITS["int8"],), _integers, floor=0.01)    # between bytes, a layer in reals costs conversions
+def passes(options: Mapping[str, Any]) -> str:
+    """The steps of a pipeline that do what `rank`, `int8` and `keep` say."""
+    known, keep = access.module("passes.catalog"), access.module("passes.quantize").KEEP.join(options.get("keep", ()))
+    steps = [known.step("factorize", {"rank": str(options["rank"])})] if "rank" in options else []
+    return ",".join([*steps, *([known.step("quantize", {"int8": True, "keep": keep})] if options.get("int8") else [])])
 
 
 @dataclass(frozen=True)
@@ -128,11 +140,9 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do to a net: the pass and its options (none when nothing is done), the layers that stay, the samples; and the way there."""
+    """What to do to a net: `rank`, `int8` and `keep` (none when nothing is done), and the samples; and the way there."""
 
-    step: str
     options: Mapping[str, Any]
-    keep: tuple[str, ...]
     samples: Sequence[Mapping[str, Any]]
     trial: Trial | None
     trials: tuple[Trial, ...]
@@ -160,10 +170,10 @@ def check(graph: Graph, target: Target, samples: Samples, way: Way, options: Map
     """What was asked for layer by layer or by a ratio, measured; DoesNotFit says what it costs."""
     judge = _Judge(_plain(graph, target, samples), target, way, samples, accuracy)
     found = judge.measure(options)
-    said = ", ".join(f"{k} {v}" for k, v in options.items())
+    said = " and ".join(k if v is True else f"{k} {v}" for k, v in options.items())
     if not found.ok:
         raise DoesNotFit(f"{said} costs {found} on {judge.count}, and {accuracy} is asked; auto keeps the layers that this needs")
-    return Decision(way.step, options, (), judge.fitted, Trial({}, 0.0, found), (), None, (f"{said} costs {found} on {judge.count}",))
+    return Decision(options, judge.fitted, Trial({}, 0.0, found), (), None, (f"{said} costs {found} on {judge.count}",))
 
 
 def _plain(graph: Graph, target: Target, samples: Samples) -> Graph:
@@ -190,7 +200,7 @@ class _Judge:
     def measure(self, options: Mapping[str, Any]) -> Measured:
         """What is lost when the pass does its work with some options."""
         known = access.module("passes.catalog")
-        graph = run_passes(self.plain, known.step(self.way.step, options), known.CATALOG, Context(self.target, samples=self.fitted))
+        graph = run_passes(self.plain, passes(options), known.CATALOG, Context(self.target, samples=self.fitted))
         runs = [evaluate(graph, f) for f in self.held]
         other = Outputs.of(self.names, [[np.asarray(r[n]) for n in self.names] for r in runs])
         score, drop = self.accuracy.score, other.changed(self.reference)
@@ -222,9 +232,8 @@ class _Search:
         self.what = "time" if aim == "us" else "bytes"
         self.limits = judge.accuracy.limits(made.outputs)
         self.total = max(sum(getattr(s.cost, aim) for s in made.layers), _NOTHING)
-        least = _WORTH if way.floor is None else -float("inf")
-        self.rows = [Row(s.name, e, max(getattr(f, aim), (way.floor or 0.0) * getattr(s.cost, aim)), f.noise)
-                     for s in made.layers for e, f in s.effects.items() if getattr(f, aim) > least * getattr(s.cost, aim)]
+        self.rows = [Row(s.name, e, saved, f.noise) for s in made.layers for e, f in s.effects.items()
+                     if (saved := way.saved(e, f, s.cost, aim)) is not None]
         self.trials: list[Trial] = []
 
     def run(self) -> Decision:
@@ -257,9 +266,12 @@ class _Search:
         if self.progress is not None:
             self.progress("verify", len(self.trials), _TRIES)
         saved = sum(r.saved for r in self.rows if choice.get(r.layer) == r.edit)
-        measured = self.judge.measure(self.way.options(choice, self._kept(choice)))
+        measured = self.judge.measure(self._options(choice))
         self.trials.append(Trial(choice, saved / self.total, measured))
         return self.trials[-1]
+
+    def _options(self, choice: Choice) -> dict[str, Any]:
+        return self.way.options(choice, [s.name for s in self.study.layers])
 
     def _kept(self, choice: Choice) -> tuple[str, ...]:
         return tuple(s.name for s in self.study.layers if s.name not in choice)
@@ -282,7 +294,7 @@ class _Search:
         way, judge = self.way, self.judge
         if trial is None:
             note = f"{way.name}: no edit of any layer is predicted to save {self.what}, so the model stays as it is"
-            return Decision(way.step, {}, (), judge.fitted, None, (), self.study, (note,))
+            return Decision({}, judge.fitted, None, (), self.study, (note,))
         kept = self._kept(trial.choice)
         stays = [f"{s.name} ({self._why(s)})" for s in self.study.layers if s.name in kept]
         notes = [f"{way.name}: {len(trial.choice)} of {len(self.study.layers)} layers, predicted to save {trial.saved:.0%} of their "
@@ -290,8 +302,7 @@ class _Search:
         smallest = 1 / len(judge.reference.arrays[0])
         if judge.accuracy.drop is not None and smallest > judge.accuracy.drop:
             notes.append(f"{judge.count} tell no drop under {smallest:.2%} apart from none: give more samples")
-        options = way.options(trial.choice, kept)
-        return Decision(way.step, options, kept, judge.fitted, trial, tuple(self.trials), self.study, tuple(notes))
+        return Decision(self._options(trial.choice), judge.fitted, trial, tuple(self.trials), self.study, tuple(notes))
 
     def _why(self, layer: Studied) -> str:
         """Why a layer stays as it is."""
