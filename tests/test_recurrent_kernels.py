@@ -11,6 +11,7 @@ from edgec.isa import Isa
 from edgec.kernels.base import Operands, Planned
 from edgec.kernels.emit.recurrent import emit
 from edgec.kernels.plan import packed, plan
+from edgec.kernels.recurrent import RecurrentPlan
 from edgec.onnx import import_model
 from tests.kernel_harness import AVX512, ISAS, run
 from tests.nodes import one
@@ -21,6 +22,10 @@ CASES: list[tuple[str, str, tuple[int, int, int, int], str, dict[str, Any]]] = [
     ("LSTM", "bidirectional", (33, 3, 5, 7), "bh", {}), ("LSTM", "bidirectional", (1, 6, 40, 48), "", {"layout": 1}),
     ("GRU", "forward", (20, 1, 28, 64), "b", {}), ("GRU", "bidirectional", (3, 4, 3, 17), "h", {"layout": 1}),
     ("GRU", "reverse", (17, 5, 16, 16), "bh", {}), ("RNN", "forward", (9, 1, 4, 6), "b", {}),
+    *(AHEAD := [
+        ("LSTM", "forward", (21, 1, 32, 80), "b", {}), ("LSTM", "bidirectional", (24, 5, 32, 80), "bh", {}),
+        ("LSTM", "reverse", (19, 1, 64, 96), "h", {"layout": 1}), ("GRU", "forward", (26, 1, 48, 96), "bh", {}),
+        ("RNN", "bidirectional", (20, 1, 96, 192), "b", {})]),
     ("RNN", "bidirectional", (4, 8, 3, 70), "bh", {"activations": ["Relu", "Relu"]}), ("LSTM", "forward", (2, 1, 1, 1), "b", {}),
 ]
 
@@ -49,6 +54,20 @@ def layer(op: str, direction: str, sizes: tuple[int, int, int, int], given: str,
 
 def made(graph: Graph, isa: Isa) -> Planned | str:
     return plan(graph.nodes[0], isa, Operands.of(graph.weights, lambda v: v.tensor.view))
+
+
+@pytest.mark.parametrize(("op", "direction", "sizes", "given", "attrs"), AHEAD)
+def test_large_layers_compute_products_of_the_next_inputs_between_steps(op: str, direction: str, sizes: tuple[int, int, int, int],
+                                                                         given: str, attrs: dict[str, Any]) -> None:
+    planned = made(layer(op, direction, sizes, given, attrs)[0], AVX512)
+    assert isinstance(planned, Planned)
+    assert isinstance(planned.plan, RecurrentPlan)
+    assert planned.plan.ahead
+    assert planned.plan.share * planned.plan.chunk * len(planned.plan.widths) >= sizes[2]
+    small = made(layer(op, direction, (*sizes[:2], sizes[2] + 1, sizes[3]), given, attrs)[0], AVX512)        # nothing divides it
+    assert isinstance(small, Planned)
+    assert isinstance(small.plan, RecurrentPlan)
+    assert not small.plan.ahead
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -17,6 +17,9 @@ _DEFAULTS = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "R
 _SIMPLE = {name.lower(): name for name in ("Relu", "Sigmoid", "Tanh", "Softsign", "Softplus")}
 _ROWS = 4               # images of a batch that share each weight that is loaded
 _SUMS = 4               # sums of a tile, at least: gates times vectors
+_BODY = 160             # FMA instructions that a loop over both products may hold
+_TALL = 12              # steps of a chunk whose products are computed during those of the last one, at most
+_FETCH = 3              # loads that a vector of W costs there, which comes from the second cache
 _CHUNK = 16             # steps whose sums wait in scratch: enough to reuse W, few enough to stay in the first cache
 
 
@@ -123,18 +126,42 @@ def _plan(node: Node, isa: Isa, inputs: tuple[Value, ...], x: View, views: Seque
     rows = next(n for n in range(min(batch, _ROWS), 0, -1) if batch % n == 0)
     columns = max((n for n in range(1, isa.registers) if fits(isa, n, wide, lane=isa.broadcast == "lane")), default=1)
     chunk = min(steps, max(columns, _CHUNK // columns * columns))
+    tall, ahead = _ahead(isa, wide, lanes, (steps, size), gates) if rows == 1 else (0, 0)
+    chunk = tall or chunk
     idle = -(-isa.fma_latency * isa.fma_ports // (wide * rows))
     chains = max(1, min(idle, (isa.registers - wide - 1) // (wide * rows)))
     args = [Arg("input", "f32", extent(x)), *(Arg("weight", "f32", v.tensor.elements) for v in inputs[1:3])]
     args += [Arg("weight", "f32", sides * hidden * (gates + (node.op == "GRU")))] if bias else []
     args += [Arg("input", "f32", extent(v)) for v in views[:given]] + [Arg("output", "f32", extent(v)) for v in views[given:]]
-    args.append(Arg("scratch", "f32", scratch_elements(gates, states, hidden, rows, chunk)))
+    args.append(Arg("scratch", "f32", scratch_elements(gates, states, hidden, rows, chunk * (1 + (ahead > 0)))))
     plan = RecurrentPlan(
         isa, tuple(args), sides * batch // rows, op=node.op, x=x, y=views[given], first=tuple(views[:given]), last=tuple(views[given + 1:]),
         hidden=hidden, widths=tuple(lanes[i:i + together] for i in range(0, len(lanes), together)), columns=columns, rows=rows, chunk=chunk,
-        chains=chains, bias=bias, backward=node.attrs.get("direction", "forward") == "reverse", cell=cell)
+        chains=chains, bias=bias, backward=node.attrs.get("direction", "forward") == "reverse", cell=cell,
+        ahead=ahead)
     macs = steps * batch * sides * gates * hidden * (size + hidden)
     return replace(plan, macs=macs, bytes=traffic(args), cycles=kernel_cycles(isa, macs, traffic(args), computing=_cycles(plan)))
+
+
+def _ahead(isa: Isa, wide: int, lanes: Sequence[int], sizes: tuple[int, int], gates: int) -> tuple[int, int]:
+    """Steps of a chunk and vectors of a tile with which the next chunk's products fit between the steps of one; (0, 0) if none do.
+
+    `wide` vectors make a group, `lanes` are the vectors of the hidden units, `sizes` the steps of the sequence and the inputs of one.
+    """
+    (steps, size), hidden = sizes, sum(lanes)
+    together = wide // gates
+    if isa.broadcast != "memory" or gates * hidden * hidden * 4 <= 2 * isa.l1_bytes or set(lanes) != {isa.lanes} or len(lanes) % together:
+        return 0, 0
+    found = []
+    for vectors_of_tile in (v for v in range(1, wide + 1) if wide % v == 0):
+        parts = wide // vectors_of_tile
+        for chunk in range(parts, min(_TALL, steps // 2) + 1, parts):
+            share, odd = divmod(size * parts, chunk)
+            fits_in = chunk * vectors_of_tile + wide + vectors_of_tile + 2 <= isa.registers
+            if odd or not share or hidden % share or not fits_in or hidden // share * wide + chunk * vectors_of_tile > _BODY:
+                continue
+            found.append(((chunk + _FETCH * vectors_of_tile) / (chunk * vectors_of_tile), chunk, vectors_of_tile))
+    return min(found)[1:] if found else (0, 0)
 
 
 def _cycles(plan: RecurrentPlan) -> float:
@@ -146,4 +173,4 @@ def _cycles(plan: RecurrentPlan) -> float:
     of_state = groups / plan.rows * tile_cycles(isa, plan.rows * plan.chains, wide, -(-plan.hidden // plan.chains))
     matrix = plan.gates * plan.hidden * plan.hidden * 4
     again = memory_cycles(isa, steps * plan.tasks * matrix, matrix + plan.gates * plan.hidden * size * 4)
-    return of_x + max(of_state, again)
+    return max(of_x + of_state, again + again / plan.chunk) if plan.ahead else of_x + max(of_state, again)

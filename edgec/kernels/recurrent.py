@@ -3,6 +3,10 @@
 A task runs one direction for a few images of the batch. The steps are cut into chunks: first the products of a chunk's inputs with W are
 computed, as a matrix product of `columns` steps at a time, into scratch memory; then step follows step, each adding the products of the
 last state with R and applying the cell's arithmetic to vectors of hidden units. W and R are packed so that both are read in order.
+
+R of a layer that is not tiny comes from the second cache in each step, which takes twice as long as its multiplications. Where sizes allow
+it (`ahead`), the products of the next chunk's inputs are computed in between: while step follows step in one half of the sums, each vector
+group of a step does its share of the other half.
 """
 
 from dataclasses import dataclass
@@ -24,7 +28,8 @@ class RecurrentPlan(KernelPlan):
     `x` is a view [t, n, i], `y` one [t, d, n, h], `first` and `last` views [d, n, h] of the states, h before c. `widths`: the vectors of
     hidden units that are computed together. `rows` images of a batch make a task, `chunk` steps a chunk, and the products of the last
     state are summed in `chains` sums. `cell` takes what the gates sum up to (of a GRU also what its hidden gate gets from X alone) and
-    the old states, and makes the new ones. `backward`: the direction 0 goes from the last step to the first (direction 1 always does).
+    the old states, and makes the new ones. `ahead`: vectors of a tile of the next chunk's products, 0 where they are computed before
+    the steps of their chunk. `backward`: the direction 0 goes from the last step to the first (direction 1 always does).
     """
 
     op: str
@@ -41,6 +46,7 @@ class RecurrentPlan(KernelPlan):
     bias: bool
     backward: bool
     cell: Expr
+    ahead: int = 0
 
     kind = "recurrent"
 
@@ -60,13 +66,18 @@ class RecurrentPlan(KernelPlan):
         return self.x.axes[0].extent
 
     @property
+    def share(self) -> int:
+        """Inputs that each vector group of a step multiplies for the next chunk."""
+        return self.x.axes[2].extent * (self.gates * len(self.widths[0]) // self.ahead) // self.chunk if self.ahead else 0
+
+    @property
     def states(self) -> int:
         """What is carried from step to step: h, and c of an LSTM."""
         return 2 if self.op == "LSTM" else 1
 
 
 def scratch_elements(gates: int, states: int, hidden: int, rows: int, chunk: int) -> int:
-    """What a task needs: the sums of a chunk, h twice, c once."""
+    """What a task needs: the sums of `chunk` steps, h twice, c once."""
     return rows * hidden * (chunk * gates + states + 1)
 
 

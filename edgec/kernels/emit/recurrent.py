@@ -46,7 +46,7 @@ class _Task:
         self.out = self.states + len(plan.first)
         self.scratch = len(plan.args) - 1
         self.sums = task * plan.args[-1].elements
-        self.h = self.sums + plan.rows * plan.chunk * plan.gates * plan.hidden
+        self.h = self.sums + plan.rows * plan.chunk * (2 if plan.ahead else 1) * plan.gates * plan.hidden
         self.c = self.h + 2 * plan.rows * plan.hidden
 
     def run(self) -> None:
@@ -54,9 +54,15 @@ class _Task:
         steps, chunk = self.plan.steps, self.plan.chunk
         for number, place in enumerate((self.h, self.c)[:self.plan.states]):
             self.units(partial(self.begin, number, place))
-        loop(0, steps // chunk, lambda q: self.part(q * chunk, chunk))
-        if steps % chunk:
-            self.part(steps // chunk * chunk, steps % chunk)
+        if self.plan.ahead:
+            last = (steps - 1) // chunk
+            self.products_of(0, chunk)
+            loop(0, last, self.part_ahead)
+            loop(0, steps - last * chunk, lambda i: self.step(last * chunk + i, last % 2 * chunk + i))
+        else:
+            loop(0, steps // chunk, lambda q: self.part(q * chunk, chunk))
+            if steps % chunk:
+                self.part(steps // chunk * chunk, steps % chunk)
         for number, place in enumerate((self.h + steps % 2 * self.plan.rows * self.plan.hidden, self.c)[:len(self.plan.last)]):
             self.units(partial(self.end, number, place))
 
@@ -105,6 +111,30 @@ class _Task:
 
     def part(self, first: Index, count: int) -> None:
         """Steps from `first`: what X adds to their sums, then the steps themselves."""
+        self.products_of(first, count)
+        loop(0, count, lambda i: self.step(first + i, i))
+
+    def part_ahead(self, q: Index) -> None:
+        """The steps of chunk q, whose sums are there, and in between what X adds to the sums of the next chunk."""
+        plan = self.plan
+        here = T.bind(tirx.truncmod(q, 2) * plan.chunk)
+        there = T.bind(plan.chunk - here)
+
+        def begin(group: _Group) -> None:
+            for place, lanes in zip(group.places, group.sums, strict=True):
+                value = T.bind(self.k.load(_BIAS, self.bias(group) + place, lanes)) if plan.bias else const(0.0, "f32", lanes)
+                for i in range(plan.chunk):
+                    self.k.store(self.scratch, value, self.sum(group, there + i, 0) + place, lanes)
+
+        self.groups(begin)
+        following = [(q + 1) * plan.chunk + i for i in range(plan.chunk)]
+        if plan.steps % plan.chunk:                                    # sums behind the last step are never read
+            following = [T.min(step, plan.steps - 1) for step in following]
+        pixels = [T.bind(address(plan.x, [self.time(step), self.image, 0])) for step in following]
+        loop(0, plan.chunk, lambda i: self.step(q * plan.chunk + i, here + i, partial(self.both, i, there, pixels)))
+
+    def products_of(self, first: Index, count: int) -> None:
+        """What X adds to the sums of `count` steps from `first`, at the beginning of the scratch memory."""
         columns = self.plan.columns
 
         def tile(group: _Group, r: Index, start: Index, width: int) -> None:
@@ -128,7 +158,6 @@ class _Task:
             loop(0, self.plan.rows, image)
 
         self.groups(of_group)
-        loop(0, count, lambda i: self.step(first + i, i))
 
     def bias(self, group: _Group) -> Index:
         rows = self.plan.gates + (self.plan.op == "GRU")
@@ -139,8 +168,8 @@ class _Task:
         gates, hidden = self.plan.gates, self.plan.hidden
         return self.sums + (place * self.plan.rows + r) * (gates * hidden) + group.first * gates
 
-    def step(self, step: Index, place: Index) -> None:
-        """One step, whose sums lie at `place` of the chunk."""
+    def step(self, step: Index, place: Index, products: Callable[[Accumulators, Index, _Group], None] | None = None) -> None:
+        """One step, whose sums lie at `place`. `products` adds those of the old state, and does something else in between."""
         size = self.plan.rows * self.plan.hidden
         odd = T.bind(tirx.truncmod(step, 2))
         old, new, time = self.h + odd * size, self.h + size - odd * size, self.time(step)
@@ -153,7 +182,11 @@ class _Task:
                     cells.set(r * chains, j, self.start(group, j, self.sum(group, place, r)))
                     for chain in range(1, chains):
                         cells.set(r * chains + chain, j, const(0.0, "f32", lanes))
-            self.products(cells, chains, (self.scratch, [old + r * self.plan.hidden for r in range(rows)]), (_R, self.plan.hidden), group)
+            before = [old + r * self.plan.hidden for r in range(rows)]
+            if products:
+                products(cells, old, group)
+            else:
+                self.products(cells, chains, (self.scratch, before), (_R, self.plan.hidden), group)
             for r in range(rows):
                 for v, lanes in enumerate(group.widths):
                     unit = group.first + group.at[v]
@@ -170,6 +203,43 @@ class _Task:
                     self.k.store(self.out, made[0], address(self.plan.y, [time, self.side, self.image + r, unit]), lanes)
 
         self.groups(of_group)
+
+    def both(self, turn: Index, there: Index, pixels: Sequence[Index], cells: Accumulators, old: Index, group: _Group) -> None:
+        """Products of the old state with R for a group, and between them this group's share of those of X with W for the next chunk.
+
+        The tiles of the next chunk are taken in turns by the groups of all its steps, and wait among the sums meanwhile.
+        """
+        plan, lanes, (size, total) = self.plan, self.k.isa.lanes, (self.plan.x.axes[2].extent, self.plan.gates * group.size)
+        parts, each, ratio = plan.gates * len(group.widths) // plan.ahead, plan.ahead * lanes, plan.hidden // plan.share
+        done = T.bind((turn * len(plan.widths) + tirx.truncdiv(group.first, group.size)) * plan.share)
+        tile, start = T.bind(tirx.truncdiv(done, size)), T.bind(tirx.truncmod(done, size))
+        target = T.bind(tirx.truncdiv(tile, parts) * total + tirx.truncmod(tile, parts) * each)
+        weight = T.bind(self.side * (plan.gates * plan.hidden * size) + tirx.truncdiv(tile, parts) * (total * size)
+                        + tirx.truncmod(tile, parts) * each + start * total)
+        sums = [self.sums + (there + i) * (plan.gates * plan.hidden) + target for i in range(plan.chunk)]
+        matrix = self.side * (plan.gates * plan.hidden * plan.hidden) + group.first * (plan.gates * plan.hidden)
+        ahead = Accumulators((lanes,) * plan.ahead, plan.chunk)
+        for i in range(plan.chunk):
+            for j in range(plan.ahead):
+                ahead.set(i, j, self.k.load(self.scratch, sums[i] + j * lanes, lanes))
+
+        def mixed(c: Index) -> None:
+            loaded = [T.bind(self.k.load(_W, weight + c * total + j * lanes, lanes)) for j in range(plan.ahead)]
+            for u in range(ratio):
+                state = c * ratio + u
+                for j, (place, w) in enumerate(zip(group.places, group.sums, strict=True)):
+                    cell = u % plan.chains
+                    of_state = self.k.splat(self.scratch, old + state, w) * self.k.load(_R, matrix + state * total + place, w)
+                    cells.set(cell, j, cells.get(cell, j) + of_state)
+                for i in range(plan.chunk * u // ratio, plan.chunk * (u + 1) // ratio):
+                    pixel = T.bind(self.k.splat(0, pixels[i] + start + c, lanes))
+                    for j in range(plan.ahead):
+                        ahead.set(i, j, ahead.get(i, j) + pixel * loaded[j])
+
+        loop(0, plan.share, mixed)
+        for i in range(plan.chunk):
+            for j in range(plan.ahead):
+                self.k.store(self.scratch, ahead.get(i, j), sums[i] + j * lanes, lanes)
 
     def start(self, group: _Group, j: int, sums: Index) -> Vector:
         """What a sum begins with: what X gave it; the hidden gate of a GRU keeps that apart and begins with its second bias."""
