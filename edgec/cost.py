@@ -29,6 +29,8 @@ _REQUANTIZE = 9.0       # vector operations that scale, round and store one accu
 _CONVERT = 0.5          # cycles for each vector of weights that is widened in the loop, measured on Zen 4
 _PAIR = 1.1             # fewer than three widened vectors a step are slower than that, however many columns share them, measured on Zen 4
 _PIECE = 0.003          # each further kind of tile is code of its own, fitted
+_AHEAD = 3              # registers into which LLVM loads what comes next, in the lane form: with fewer, all 16 tiles tried spilled
+_AHEAD_STRIDED = 7      # the same where columns share no inputs over a row of taps, which it unrolls
 
 
 @dataclass(frozen=True)
@@ -45,26 +47,32 @@ def peak_macs(isa: Isa) -> float:
     return isa.lanes * isa.fma_ports
 
 
-def fits(isa: Isa, tw: int, nb: int, *, lane: bool = False) -> bool:
+def fits(isa: Isa, tw: int, nb: int, *, lane: bool = False, strided: bool = False) -> bool:
     """Tell whether accumulators, weights and inputs of a tile have a register each, so that nothing is spilled.
 
     An input is broadcast into one register (on x86 often none, but weights need one to be loaded ahead); in the lane form each column
-    keeps a register of its own, and the compiler wants one for itself.
+    keeps a register of its own, and the compiler wants some for itself: more where a kernel of several taps is `strided`.
     """
-    return tw * nb + nb + tw <= isa.registers - 1 if lane else tw * nb + nb + 1 <= isa.registers
+    if lane:
+        return tw * nb + nb + tw <= isa.registers - (_AHEAD_STRIDED if strided else _AHEAD)
+    return tw * nb + nb + 1 <= isa.registers
 
 
 def tile_cycles(isa: Isa, tw: int, nb: int, k: int, *, lane: bool = False, stored: int = 4) -> float:
     """Return the cycles of one register tile over a reduction of length k.
 
     `lane` multiplies by the lanes of a loaded vector of inputs (aarch64), so that one load serves `isa.lanes` steps of the reduction;
-    otherwise each input is loaded and broadcast. `stored`: bytes of a weight where it lies (2 of f16).
+    otherwise each input is loaded and broadcast. `stored`: bytes of a weight where it lies (2 of f16). A core that works in order waits
+    for loads, and longer for inputs, which are used at once.
     """
     accumulators, hidden = tw * nb, isa.fma_latency * isa.fma_ports
-    loads = (tw / isa.lanes if lane else tw) + nb
+    inputs = tw / isa.lanes if lane else tw
+    loads = inputs + nb
     busy, moving, width = accumulators * _count(isa, "fma_cycles", 1) / isa.fma_ports, loads / isa.load_ports, _count(isa, "issue", 0)
-    cycles = max(busy + moving if width == 1 else busy, moving, float(isa.fma_latency), (accumulators + loads) / width if width else 0.0)
-    if accumulators < 1.5 * hidden:
+    waiting = inputs * _number(isa, "input_wait") + nb * _number(isa, "weight_wait")
+    together = busy + moving if width == 1 else busy + waiting
+    cycles = max(together, moving, float(isa.fma_latency), (accumulators + loads) / width if width else 0.0)
+    if accumulators < 1.5 * hidden and not waiting:
         cycles *= _FEW
     if not fits(isa, tw, nb, lane=lane):
         cycles *= _SPILL
@@ -84,18 +92,25 @@ def _count(isa: Isa, fact: str, default: int) -> int:
     return value if isinstance(value, int) else default
 
 
-def choose_tile(isa: Isa, vectors: Sequence[int], columns: int, k: int, *, rows: int = 1, lane: bool = False,
-                stored: int = 4) -> Tile:
+def _number(isa: Isa, fact: str) -> float:
+    """A number among the further facts of a unit, 0 where it is not said."""
+    value = isa.fact(fact, 0.0)
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def choose_tile(
+    isa: Isa, vectors: Sequence[int], columns: int, k: int, *, rows: int = 1, lane: bool = False, strided: bool = False, stored: int = 4,
+) -> Tile:
     """Choose the register tile of a direct convolution or a matrix product.
 
     `vectors` lists the lanes of each vector of output channels, `columns` counts the output columns of a row (in a matrix product: rows
-    of the left operand), `k` the steps of the reduction, `rows` how often all of it is done, `stored` the bytes of a weight where it lies.
-    What is left over gets smaller tiles.
+    of the left operand), `k` the steps of the reduction, `rows` how often all of it is done, `stored` the bytes of a weight where it lies;
+    `strided`: see `fits`. What is left over gets smaller tiles.
     """
     least = 2 if lane and len(vectors) > 1 else 1  # a lane load serves all vectors of a tile: one vector alone would waste it
     candidates = (Tile(tw, nb, rows * _tiled_cycles(isa, tw, nb, len(vectors), columns, k, lane=lane, stored=stored))
                   for nb in range(least, min(len(vectors), isa.registers) + 1)
-                  for tw in range(1, min(columns, isa.registers) + 1) if fits(isa, tw, nb, lane=lane))
+                  for tw in range(1, min(columns, isa.registers) + 1) if fits(isa, tw, nb, lane=lane, strided=strided))
     return min(candidates, key=lambda t: (t.cycles, -t.tw))
 
 

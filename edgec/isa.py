@@ -55,6 +55,11 @@ class Isa:
                        registers=registers if isinstance(registers, int) else self.registers)
 
     @property
+    def in_order(self) -> bool:
+        """Whether multiplications wait for loads in front of them."""
+        return bool(self.fact("input_wait"))
+
+    @property
     def int8_form(self) -> str:
         """The instruction with which bytes are multiplied and summed, `portable` where the target names none."""
         return str(self.fact("int8_form", "portable"))

@@ -13,19 +13,11 @@ root=$(realpath -m "${1:-build/aarch64-root}")
 model=${2:-examples/models/digits_cnn.onnx}
 export PYTHONPATH=$PWD
 
-for tool in debootstrap dpkg-deb qemu-aarch64 "$python"; do
+for tool in qemu-aarch64 "$python"; do
     command -v "$tool" >/dev/null || { echo "aarch64_root.sh needs $tool" >&2; exit 1; }
 done
 
-# Nothing of the foreign system can run while it is made, so its packages are only unpacked, and the links that their scripts would
-# make are made here.
-libraries=$root/usr/lib/aarch64-linux-gnu
-if [ ! -e "$libraries/liblapack.so.3" ]; then
-    [ -d "$root/var/cache/apt/archives" ] || debootstrap --foreign --arch=arm64 --variant=minbase --include=python3,python3-numpy bookworm "$root"
-    for package in "$root"/var/cache/apt/archives/*.deb; do dpkg-deb -x "$package" "$root"; done
-    ln -sf blas/libblas.so.3 "$libraries/libblas.so.3"
-    ln -sf lapack/liblapack.so.3 "$libraries/liblapack.so.3"
-fi
+PYTHON=$python bash tests/benchmarks/aarch64_debian.sh "$root"
 device() { env -u PYTHONPATH qemu-aarch64 -cpu cortex-a72 -L "$root" "$root/usr/bin/python3" "$@"; }
 
 work=$(mktemp -d)

@@ -140,6 +140,7 @@ def _contraction(region: Region, isa: Isa, images: Images, nest: _Nest) -> Plann
     count = sum(t.out_count for t in nest.ys)
     along = vectors(channels, lanes)
     tile = choose_tile(isa, along, max(t.out_count for t in nest.xs), max(1, reduction), rows=count * len(nest.xs), lane=lane,
+                       strided=any(t.step != t.pitch and t.count > 1 for t in nest.xs),
                        stored=dtype_bits(images.inputs[1].tensor.dtype) // 8)
     once = nest.w is None and count * n == 1 and sum(t.out_count for t in nest.xs) <= tile.tw
     widths = tuple(along[i:i + tile.nb] for i in range(0, len(along), tile.nb))

@@ -63,7 +63,8 @@ def _plan(region: Region, isa: Isa, images: Images, m: int, pads: tuple[int, int
     blocks = -(-total // min(room, _MOST_TILES))
     tiles = -(-total // blocks)
     lanes = vectors(oc, isa.lanes)
-    tile = choose_tile(isa, lanes, tiles, ic, rows=side * side, lane=isa.broadcast == "lane" and ic % isa.lanes == 0)
+    tile = choose_tile(isa, lanes, tiles, ic, rows=side * side, lane=isa.broadcast == "lane" and ic % isa.lanes == 0,
+                       strided=isa.in_order)                           # where LLVM loads so much ahead that 5x4 spills here, too
     widths = tuple(lanes[i:i + tile.nb] for i in range(0, len(lanes), tile.nb))
     macs = y.axes[0].extent * oc * y.axes[2].extent * y.axes[3].extent * ic * TAPS * TAPS
     runs = chunks(blocks, min(_RUNS, max(1, macs // _RUN_MACS)))
