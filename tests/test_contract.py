@@ -129,6 +129,31 @@ def test_product_with_weights(a: tuple[int, ...], b: tuple[int, int], isa: Isa) 
     check(isa, nodes, {x: numbers(rng, x)}, {w: numbers(rng, w), bias: numbers(rng, bias)})
 
 
+@pytest.mark.parametrize("isa", on(AVX512, AVX2, A72, OPENCL))
+@pytest.mark.parametrize(("rows", "columns"), [(3, 1000), (130, 45), (300, 1000)])
+def test_product_with_narrow_weights(rows: int, columns: int, isa: Isa) -> None:
+    """Many rows widen the weights of a vector group before the tiles that read it; with many columns a task has several groups."""
+    rng = np.random.default_rng(5)
+    x, y = tensor("x", (rows, 36)), tensor("y", (rows, columns))
+    w = tensor("w", (36, columns), dtype="f16")
+    weight = rng.standard_normal(w.dims).astype(np.float16)
+    check(isa, [Node("MatMul", (x, w), (y,))], {x: numbers(rng, x)}, {w: weight})
+    planned = plan(Node("MatMul", (x, w), (y,)), isa, Operands.of({w: weight}, lambda v: v.tensor.view))
+    assert not isinstance(planned, str)
+    if isa is not OPENCL:
+        assert bool(planned.plan.scratch) == (rows > 100)
+
+
+@pytest.mark.parametrize("isa", on(AVX512, AVX2, A72))
+@pytest.mark.parametrize(("layout", "groups"), [(NHWC, 1), (blocked(8), 1), (NHWC, 3)])
+def test_convolution_with_narrow_weights(layout: Layout, groups: int, isa: Isa) -> None:
+    rng = np.random.default_rng(6)
+    x, y = tensor("x", (2, 24, 15, 15), layout), tensor("y", (2, 48, 15, 15), layout)
+    w = tensor("w", (48, 24 // groups, 3, 3), dtype="f16")
+    attrs = MappingProxyType({"kernel_shape": [3, 3], "pads": [1] * 4, "group": groups})
+    check(isa, [Node("Conv", (x, w), (y,), attrs)], {x: numbers(rng, x)}, {w: rng.standard_normal(w.dims).astype(np.float16)})
+
+
 @pytest.mark.parametrize("isa", on(AVX512, A72, OPENCL))
 @pytest.mark.parametrize(("a", "b"), [((3, 9, 8), (3, 8, 20)), ((2, 3, 5, 7), (2, 3, 7, 6)), ((4, 6), (6, 9))])
 def test_product_of_activations(a: tuple[int, ...], b: tuple[int, ...], isa: Isa) -> None:

@@ -24,7 +24,7 @@ def test_chosen_tiles_come_near_the_peak(name: str, layer: tuple[int, int, int])
 
 
 @pytest.mark.parametrize(("name", "least", "most"), [
-    ("zen4", 3.0, 4.6), ("cortex-a72", 1.6, 2.3), ("cortex-a76", 3.0, 4.6), ("x86-64-v3", 1.0, 1.6)])
+    ("zen4", 3.0, 4.6), ("cortex-a72", 1.6, 2.3), ("cortex-a76", 3.0, 4.8), ("x86-64-v3", 1.0, 1.6)])
 def test_bytes_are_that_many_times_faster_than_reals(name: str, least: float, most: float) -> None:
     isa = core(name)
     vectors, lane = [isa.lanes] * (128 // isa.lanes), isa.broadcast == "lane"

@@ -24,14 +24,15 @@ PARTIAL = 256
 
 @dataclass(frozen=True)
 class ContractPlan(KernelPlan):
-    """args: input, weight, [bias], epilogue operands…, output.
+    """args: input, weight, [bias], epilogue operands…, output, [scratch].
 
     `x`, `y`: views [n, c, h, w] of input and output. `ys`, `xs`: phases of the two spatial axes. `widths`: the vector groups of one
     convolution group. `columns`: output columns in a register tile. `unroll`: input channels in the innermost loop body. `chunk`: input
     channels that lie at one step. `kernel`: (KH, KW). A weight is packed (see `pack`) unless it is an activation, seen as [n, k, c] through
     `w` and contiguous along c. `form`: the axes of the stored weight (see `oihw`). Every `partial` chunks a partial sum is closed and added
     to the total, which keeps rounding errors from growing along the whole reduction. Tasks are n x group x vector group x `row_chunks`.
-    `streams`: pieces of memory from which a vector group's weights are read side by side (see `cost.streams`).
+    `streams`: pieces of memory from which a vector group's weights are read side by side (see `cost.streams`). `together`: vector groups
+    of a task. With `widen`, a task first widens the weights of a vector group into its scratch memory, because many tiles read them.
     """
 
     x: View
@@ -52,6 +53,8 @@ class ContractPlan(KernelPlan):
     name: str = "conv"
     form: str = field(default="oihw", repr=False)
     streams: int = 1
+    together: int = 1
+    widen: bool = False
 
     kind = "contract"
 
@@ -59,6 +62,11 @@ class ContractPlan(KernelPlan):
     def algo(self) -> str:
         """conv, gemm, conv_transpose … with the register tile: columns x vectors."""
         return f"{self.name}_{self.columns}x{max(len(w) for w in self.widths)}"
+
+    @property
+    def output(self) -> int:
+        """The number of the argument that is written."""
+        return len(self.args) - 1 - self.widen
 
     @property
     def in_channels(self) -> int:

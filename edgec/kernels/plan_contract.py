@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
-from edgec.cost import choose_tile, streams
+from edgec.cost import Tile, choose_tile, streams
 from edgec.ir.layout import Axis, View
 from edgec.ir.types import dtype_bits
-from edgec.isa import Isa
+from edgec.isa import Device, Isa
 from edgec.kernels import plan_window
-from edgec.kernels.base import Operands, Planned, chunks, fuse_axes, traffic, vectors
+from edgec.kernels.base import Arg, Operands, Planned, chunks, fuse_axes, traffic, vectors
 from edgec.kernels.contract import PARTIAL, ContractPlan, run_length
 from edgec.kernels.image import Images, epilogue_views
 from edgec.kernels.region import Region
@@ -22,6 +22,10 @@ _TASK_MACS = 100_000
 _FLOATS = ("f32", "f16", "bf16")
 _BODY = 128
 """FMA instructions that the innermost loop may hold."""
+_WIDE = 4
+"""Bytes of an element of f32."""
+_READERS = 8
+"""Tiles that read the same weights, from which on it is worth to widen these before."""
 _PIECES, _PIECE = 16, 128
 """At most so many rows, each of at least so many pixels, when an image is cut anew for a 1x1 convolution."""
 
@@ -139,23 +143,41 @@ def _contraction(region: Region, isa: Isa, images: Images, nest: _Nest) -> Plann
     reduction = (x.axes[1].extent // groups) * ky * kx // max(1, len(nest.ys) * len(nest.xs))
     count = sum(t.out_count for t in nest.ys)
     along = vectors(channels, lanes)
-    tile = choose_tile(isa, along, max(t.out_count for t in nest.xs), max(1, reduction), rows=count * len(nest.xs), lane=lane,
-                       strided=any(t.step != t.pitch and t.count > 1 for t in nest.xs),
-                       stored=dtype_bits(images.inputs[1].tensor.dtype) // 8)
-    once = nest.w is None and count * n == 1 and sum(t.out_count for t in nest.xs) <= tile.tw
+    pieces = sum(t.out_count for t in nest.xs)
+    stored = dtype_bits(images.inputs[1].tensor.dtype) // 8
+
+    def best(stored: int) -> Tile:
+        return choose_tile(isa, along, max(t.out_count for t in nest.xs), max(1, reduction), rows=count * len(nest.xs), lane=lane,
+                           strided=any(t.step != t.pitch and t.count > 1 for t in nest.xs), stored=stored)
+
+    tile, total = best(_WIDE), (x.axes[1].extent // groups) * ky * kx
+    widen = _widens(isa, nest, stored, tile, total, count * pieces)
+    tile = tile if widen else best(stored)
+    once = nest.w is None and count * n == 1 and pieces <= tile.tw
     widths = tuple(along[i:i + tile.nb] for i in range(0, len(along), tile.nb))
     unroll = _unroll(chunk, isa.lanes if lane else 1, tile.tw * tile.nb if isa.fact("optimize") != "size" else _BODY)
     macs = n * groups * channels * reduction * count * sum(t.out_count for t in nest.xs)
-    fixed = n * groups * len(widths)
+    together = max(1, n * groups * len(widths) // _TASKS) if widen else 1
+    fixed = n * groups * -(-len(widths) // together)
     row_chunks = chunks(min(t.out_count for t in nest.ys), min(-(-_TASKS // fixed), macs // (_TASK_MACS * fixed)))
     args = images.args(region, nest.w)
+    args += (Arg("scratch", "f32", max(map(sum, widths)) * total),) if widen else ()
     plan = ContractPlan(
         isa, args, fixed * row_chunks, x=x, y=y, ys=nest.ys, xs=nest.xs, kernel=nest.kernel, groups=groups, widths=widths, columns=tile.tw,
         unroll=unroll, chunk=chunk, row_chunks=row_chunks, partial=max(1, PARTIAL // (chunk * ky * kx)), bias=images.bias,
         epilogue=images.epilogue(region), w=nest.w, name=nest.name, form=nest.form,
         streams=min(tile.nb, streams(isa, args[1].elements * dtype_bits(args[1].dtype) // 8)) if once else 1,
+        together=together, widen=widen,
         macs=macs, bytes=traffic(args), cycles=tile.cycles * n * groups)
     return Planned(plan, (*images.inputs, *region.operands))
+
+
+def _widens(isa: Isa, nest: _Nest, stored: int, tile: Tile, reduction: int, outputs: int) -> bool:
+    """Whether to widen the weights of a vector group before its tiles, which needs memory for them, instead of in each tile."""
+    if nest.w is not None or stored == _WIDE or isa.lanes == 1 or isa.fact("optimize") == "size" or isinstance(isa, Device):
+        return False
+    panel = tile.nb * isa.lanes * reduction * _WIDE
+    return outputs >= _READERS * tile.tw and panel <= (isa.l2_bytes or isa.l1_bytes) / 4
 
 
 def lanes_for(lanes: int, views: Sequence[View], channels: int, groups: int) -> int:

@@ -7,6 +7,7 @@ from itertools import accumulate
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
+from edgec.kernels.base import vectors
 from edgec.kernels.contract import ContractPlan, streams
 from edgec.kernels.emit import tiles
 from edgec.kernels.emit.core import Accumulators, Index, Kernel, Vector, address, along, cast, const, function, lane, loop
@@ -22,19 +23,27 @@ def emit(plan: ContractPlan, symbol: str) -> tirx.PrimFunc:
 
 def _task(plan: ContractPlan, kernel: Kernel, task: Index) -> None:
     """Some rows of one vector group of one convolution group of one image."""
-    chunk, number, group, n = tiles.indices(task, plan.row_chunks, len(plan.widths), plan.groups)
+    count = len(plan.widths)
+    chunk, number, group, n = tiles.indices(task, plan.row_chunks, -(-count // plan.together), plan.groups)
     if plan.y.axes[0].extent == 1:
         n = 0
 
     def rows(widths: tuple[int, ...], first: Index) -> None:
         tile = _Tile(plan, kernel, n, group, widths, first, partial(_nothing, task))
+        if plan.widen:
+            tile.widen(task * plan.args[-1].elements)
         for ys in plan.ys:
             tiles.rows(chunk, plan.row_chunks, ys.out_count, range(ys.out_count), partial(row, tile, ys))
 
     def row(tile: "_Tile", ys: Taps, y: Index) -> None:
         tiles.tiles(plan.xs, plan.columns, plan.x.axes[3].extent, partial(tile.emit, Output(ys, y)))
 
-    tiles.channels(number, plan.widths, rows)
+    if plan.together == 1:
+        tiles.channels(number, plan.widths, rows)
+        return
+    low = T.bind(number * plan.together)
+    high = low + plan.together if count % plan.together == 0 else T.bind(T.min(low + plan.together, count))
+    loop(low, high, lambda g: tiles.channels(T.bind(g), plan.widths, rows))
 
 
 class _Tile:
@@ -47,7 +56,8 @@ class _Tile:
         self.offsets = [0, *accumulate(widths)]
         self.channel = group * plan.out_channels + first
         reduction = plan.in_channels * plan.kernel[0] * plan.kernel[1]
-        self.weight = group * (plan.out_channels * reduction) + first * reduction
+        self.stored, self.weight = 1, group * (plan.out_channels * reduction) + first * reduction
+        self.size = self.offsets[-1] * reduction
         self.streams: list[tuple[int, int]] = []               # of each vector: lanes of its stream, and where it begins in it
         for part in streams(widths, plan.streams):
             begin = self.offsets[len(self.streams)] * (reduction - 1)
@@ -55,6 +65,20 @@ class _Tile:
         axis = plan.x.axes[1]
         self.channel_step = axis.inner if axis.block else axis.stride
         self.lane_form = kernel.isa.broadcast == "lane" and plan.chunk % kernel.isa.lanes == 0 and self.channel_step == 1
+
+    def widen(self, target: Index) -> None:
+        """Put the weights into scratch memory as f32, from `target` on, and read them there from now on."""
+        k, source, scratch, lanes = self.k, self.weight, len(self.plan.args) - 1, self.k.isa.lanes
+
+        def move(at: Index, width: int) -> None:
+            k.store(scratch, cast(k.load(1, source + at, width), "f32", width), target + at, width)
+
+        loop(0, self.size // lanes, lambda i: move(i * lanes, lanes))
+        at = self.size // lanes * lanes
+        for width in vectors(self.size - at, lanes):
+            move(at, width)
+            at += width
+        self.stored, self.weight = scratch, target
 
     def emit(self, row: Output, column: Output, alike: Tiles) -> None:
         """Start from the bias, reduce, apply the epilogue, store."""
@@ -87,7 +111,7 @@ class _Tile:
             for j, w in enumerate(self.widths):
                 at = [self.n, self.channel + self.offsets[j], y, x + i * column.taps.out_step]
                 value = epilogue(k, plan.epilogue, acc.get(i, j), at, 1, w)
-                k.write(len(plan.args) - 1, plan.y, at, 1, value, w)
+                k.write(plan.output, plan.y, at, 1, value, w)
 
     def _start(self, acc: Accumulators, columns: int, *, bias: bool) -> None:
         for j, w in enumerate(self.widths):
@@ -152,7 +176,7 @@ class _Tile:
         if plan.w is None:
             starts = [self.weight + begin + (step + c) * size + offset
                       for (size, begin), offset in zip(self.streams, self.offsets[:-1], strict=True)]
-            return [T.bind(cast(self.k.load(1, start, w), "f32", w)) for start, w in zip(starts, self.widths, strict=True)]
+            return [T.bind(cast(self.k.load(self.stored, start, w), "f32", w)) for start, w in zip(starts, self.widths, strict=True)]
         row = address(plan.w, [self.n, q * plan.chunk + c, 0]) + self.first
         return [T.bind(self.k.load(1, row + offset, w)) for offset, w in zip(self.offsets[:-1], self.widths, strict=True)]
 
