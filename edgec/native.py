@@ -64,6 +64,15 @@ class _Memory:
         return all(bool((guard == _GUARD_BYTE).all()) for guard in self._guards)
 
 
+def _release(_: None, start: int, size: int) -> None:
+    """Give back the pages of weights that nobody reads any more."""
+    begin, end = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, (start + size) // mmap.PAGESIZE * mmap.PAGESIZE
+    ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(max(0, end - begin)), mmap.MADV_DONTNEED)
+
+
+_RELEASE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64)
+
+
 def _address(array: Array) -> int:
     return int(array.__array_interface__["data"][0])
 
@@ -117,11 +126,19 @@ class NativeDevice:
         self._strerror.restype = ctypes.c_char_p
         self._weights = _Memory.of(path / f"{name}.weights.bin")
         self._prepared, self._state = _Memory(sizes["prepared_bytes"]), _Memory(sizes["state_bytes"])
-        self._check(library[f"{name}_prepare"](ctypes.c_void_p(self._weights.address), ctypes.c_void_p(self._prepared.address)))
+        self._prepare(library, name)
         self._shared = {"weights": self._weights.address, "prepared": self._prepared.address, "state": self._state.address,
                         "rt": self._pool.address}
         self._units = Stand(simulated) if simulated is not None else _units(path, manifest, library, self._weights.address)
         self._idle: list[_Context] = []  # append and pop of a list are atomic
+
+    def _prepare(self, library: ctypes.CDLL, name: str) -> None:
+        """Look at the weights, and fill what is made of them; pages of weights that only this reads are given back."""
+        operands = (ctypes.c_void_p(self._weights.address), ctypes.c_void_p(self._prepared.address))
+        if hasattr(library, f"{name}_prepare_with"):
+            self._check(library[f"{name}_prepare_with"](*operands, ctypes.c_void_p(self._pool.address), _RELEASE(_release), None))
+        else:
+            self._check(library[f"{name}_prepare"](*operands))
 
     def _check(self, code: int) -> None:
         if code:

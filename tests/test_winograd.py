@@ -1,12 +1,17 @@
 """Winograd's convolutions between guard pages, against the evaluator in float64, and when they are chosen."""
 
+import ctypes
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
+import edgec
+from edgec.codegen.runtime.run import Args
 from edgec.ir.evaluate import evaluate
 from edgec.ir.graph import Graph, Node, Value
 from edgec.ir.layout import Layout, View
@@ -103,3 +108,65 @@ def test_a_run_of_blocks_has_scratch_of_its_own() -> None:
     assert isinstance(planned, WinogradPlan)
     assert planned.tasks == planned.runs * planned.parts > 1
     assert planned.args[-1].role == "scratch"
+
+
+def test_filters_must_be_worth_the_bytes_that_come_from_memory() -> None:
+    graph, _ = conv((1, 192, 14, 14), 320, (1, 1, 1, 1), bias=True, residual=False)
+    operands = Operands.of(graph.weights, lambda v: View.of(v.dims, lying(v, AVX512) if v not in graph.weights else None))
+
+    def kept(bandwidth: float) -> int:
+        made = plan(graph.nodes[0], replace(AVX512, dram_bytes_per_cycle=bandwidth), operands)
+        assert isinstance(made, Planned)
+        return sum(a.elements for a in made.plan.args if a.role in ("weight", "prepared"))
+
+    weight, bias = 192 * 320, 320
+    assert [kept(b) - bias for b in (1000.0, 8.0, 0.1)] == [weight * 36, weight * 16, weight * 9]
+
+
+def test_weights_that_only_preparing_reads_may_be_given_back(tmp_path: Path) -> None:
+    """They are the last of the file, each may be overwritten as soon as that is said, and no thread count changes a bit."""
+    made = _two_convolutions(tmp_path)
+    feed = np.random.default_rng(0).standard_normal((1, 32, 24, 24)).astype(np.float32)
+    wanted = edgec.load(made.path).run(feed)["y"]
+    name, sizes = made.manifest["c_name"], made.manifest["sizes"]
+    library = ctypes.CDLL(str(made.path / f"lib{name}.so"))
+    pool = ctypes.CDLL(str(made.path / "libedgec_rt.so"))
+    pool.edgec_rt_create.restype = ctypes.c_void_p
+    for threads in (0, 3):
+        data = np.fromfile(made.path / f"{name}.weights.bin", np.uint8)
+        weights, prepared, arena = (_aligned(n) for n in (data.size, sizes["prepared_bytes"], sizes["arena_bytes"]))
+        weights[:] = data
+        told: list[tuple[int, int]] = []
+
+        def release(_: None, start: int, size: int, weights: Any = weights, told: Any = told) -> None:
+            told.append((start - weights.ctypes.data, size))
+            weights[told[-1][0]:sum(told[-1])] = 0xFF
+
+        kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64)
+        rt = ctypes.c_void_p(pool.edgec_rt_create(threads)) if threads else None
+        assert library[f"{name}_prepare_with"](*(ctypes.c_void_p(m.ctypes.data) for m in (weights, prepared)), rt, kind(release), None) == 0
+        assert len(told) == 2
+        assert len({start for start, _ in told}) == 1
+        assert 0 < told[0][1] < told[1][1] == data.size - told[0][0] == (64 + 64) * 32 * 9 * 4
+        out = np.full_like(wanted, np.nan)
+        pointers = [(ctypes.c_void_p * 1)(a.ctypes.data) for a in (feed, out)]
+        args = Args(size=ctypes.sizeof(Args), abi=1, weights=weights.ctypes.data, prepared=prepared.ctypes.data, arena=arena.ctypes.data,
+                    ins=ctypes.addressof(pointers[0]), outs=ctypes.addressof(pointers[1]))
+        assert library[f"{name}_run_args"](ctypes.byref(args)) == 0
+        assert np.array_equal(out, wanted)
+
+
+def _aligned(size: int) -> np.ndarray[Any, Any]:
+    block = np.zeros(size + 64, np.uint8)
+    return block[(start := -block.ctypes.data % 64):start + size]
+
+
+def _two_convolutions(folder: Path) -> edgec.Bundle:
+    """Two layers of Winograd's method, and around them some that need their weights in every run."""
+    rng = np.random.default_rng(1)
+    names, weights = ["x", "a", "b", "c", "d", "y"], [(32, 32, 1, 1), (64, 32, 3, 3), (32, 64, 1, 1), (64, 32, 3, 3), (64, 64, 1, 1)]
+    nodes = [helper.make_node("Conv", [names[i], f"w{i}"], [names[i + 1]], pads=[shape[2] // 2] * 4) for i, shape in enumerate(weights)]
+    tensors = [numpy_helper.from_array((rng.standard_normal(s) / 16).astype(np.float32), f"w{i}") for i, s in enumerate(weights)]
+    ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT, d) for n, d in (("x", (1, 32, 24, 24)), ("y", (1, 64, 24, 24)))]
+    model = helper.make_model(helper.make_graph(nodes, "two", ports[:1], ports[1:], tensors), opset_imports=[helper.make_opsetid("", 17)])
+    return edgec.build(model, target="host", output=folder / "two.edgec")

@@ -188,7 +188,8 @@ def _object(
         if len(own) != 1:
             raise EdgecError(f"the object of the kernel {function} defines {len(own)} kernels")
         parts.append(elf.rename(part, {own[0]: function}))
-    public = [f"{name}_{p}" for p in ("run_args", "prepare", "strerror", "check_cpu", "info", *(["units"] if program.units else ()))]
+    more = (*(["prepare_with"] if program.prepare else ()), *(["units"] if program.units else ()))
+    public = [f"{name}_{p}" for p in ("run_args", "prepare", "strerror", "check_cpu", "info", *more)]
     merged = elf.merge(parts, public, name)
     if foreign := kernels.foreign(set(merged.imports) - _SYSTEM, chain.triple):
         raise EdgecError(f"the code of {name} needs {', '.join(foreign)}, which no device has")

@@ -15,6 +15,14 @@ from edgec.codegen.manifest import ERRORS
 from edgec.codegen.program import Call, Copy, Launch, Port, Program, Step, Wait
 from edgec.errors import EdgecError
 
+_UNPREPARED = """int32_t NAME_prepare(const void* weights, void* prepared) {
+  int32_t code = NAME_check_cpu(NULL);
+  if (code == 0) code = check_weights(weights);
+  if (code == 0) code = check_memory(prepared, BYTES);
+  return code;
+}
+"""
+
 
 def kernel_name(program: Program, key: str) -> str:
     """The function of a kernel in the model's object: its symbol behind the model's name."""
@@ -36,6 +44,7 @@ def header(program: Program, target: str) -> str:
         "ARGUMENTS": ", ".join([*(identifier(p.c_name) for p in ports), "arena", *fixed]),
         "IN_COUNT": max(1, len(program.inputs)), "OUT_COUNT": max(1, len(program.outputs)),
         "PREPARED": "prepared" if program.prepared_bytes else "NULL", "STATE": "state" if program.state_bytes else "NULL",
+        "PREPARE_WITH": fill("prepare.h", {"NAME": name, "RUN_BYTES": program.spent[0] + weights.HEADER_BYTES}) if program.prepare else "",
         **c_units.header(program),
         "ASSIGNMENTS": "\n".join([f"  in[{i}] = {identifier(p.c_name)};" for i, p in enumerate(program.inputs)]
                                  + [f"  out[{i}] = {identifier(p.c_name)};" for i, p in enumerate(program.outputs)]),
@@ -55,7 +64,7 @@ def main(program: Program, identity: bytes, triple: str, requires: Sequence[str]
         "KERNELS": definitions or "\n".join(_prototype(kernel_name(program, k), read[k]) for k in kernels),
         "STEPS": "\n\n".join([*(_step(program, f"prepare_{i}", s) for i, s in enumerate(program.prepare)),
                               *(_step(program, f"step_{i}", s) for i, s in enumerate(program.steps))]),
-        "PREPARE": _prepare(program, name), "PREPARE_FRAME": "  frame f;\n" if program.prepare else "",
+        "PREPARE": _prepare(program, name),
         "TABLE": "\n".join(f"  {{step_{i}, {_tasks(s)}}}," for i, s in enumerate(program.steps)) or "  {NULL, 0},",
         "STEP_COUNT": len(program.steps), **c_units.main(program),
         "HEADER": _bytes(weights.checked_header(program, identity)), "ID": _bytes(identity[:16]),
@@ -76,12 +85,13 @@ def _called(program: Program) -> list[Call]:
 
 
 def _prepare(program: Program, name: str) -> str:
-    """What NAME_prepare does when all is in order."""
+    """What fills the region "prepared"; nothing where there is none."""
     if not program.prepare:
-        return f"  return {name}_OK;"
-    steps = "\n".join(f"  if (code == 0) code = prepare_{i}(&f, 0, {s.tasks});" for i, s in enumerate(program.prepare))
-    return (f"  f.weights = (const char*)weights + 64;\n  f.prepared = (char*)prepared;\n{steps}\n"
-            f"  return code < 0 ? {name}_INDEX : code;")
+        return _UNPREPARED.replace("NAME", name).replace("BYTES", str(program.prepared_bytes))
+    begin, spent = program.spent
+    return fill("prepare.c", {
+        "NAME": name, "PREPARED_BYTES": program.prepared_bytes, "SPENT": begin, "COUNT": len(program.prepare),
+        "TABLE": "\n".join(f"  {{prepare_{i}, {s.tasks}, {n}}}," for i, (s, n) in enumerate(zip(program.prepare, spent, strict=True)))})
 
 
 def _tasks(step: Step) -> int:
@@ -151,7 +161,15 @@ def example(program: Program, *, hosted: bool = True) -> str:
     if not hosted:
         return _bare_example(program)
     return _with_ports("main.c", identifier(program.name), [asdict(p) for p in program.inputs], [asdict(p) for p in program.outputs],
-                       c_units.example(program))
+                       {**c_units.example(program), **_prepare_example(program)})
+
+
+def _prepare_example(program: Program) -> dict[str, str]:
+    """How main.c prepares: on its threads, and without keeping what only that reads."""
+    name = identifier(program.name)
+    if not program.prepare:
+        return {"RELEASE": "", "PREPARE": f"{name}_prepare(args.weights, args.prepared)"}
+    return {"RELEASE": fill("release.c", {}), "PREPARE": f"{name}_prepare_with(args.weights, args.prepared, rt, release, NULL)"}
 
 
 def _bare_example(program: Program) -> str:

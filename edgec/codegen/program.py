@@ -158,6 +158,19 @@ class Program:
         """The kernels that are functions of the CPU's object, each once."""
         return tuple(dict.fromkeys(s.kernel for s in (*self.prepare, *self.calls) if self.kernels[s.kernel].unit == HOST))
 
+    @property
+    def spent(self) -> tuple[int, tuple[int, ...]]:
+        """Where weights begin that only `prepare` reads, and how many bytes from there nobody reads any more after each of its steps.
+
+        They are the last of the CPU's weights, in the order in which they are needed.
+        """
+        read = {o.buffer for s in self.steps for o in s.operands}
+        last = {o.buffer: i for i, s in enumerate(self.prepare) for o in s.operands if not o.write and o.buffer not in read}
+        begin = min((self.buffers[b].offset for b in last), default=self.weights_bytes)
+        ends = [max((self.buffers[b].offset + self.buffers[b].bytes for b, at in last.items() if at <= i), default=begin)
+                for i in range(len(self.prepare))]
+        return begin, tuple(end - begin for end in ends)
+
     def unit(self, name: str) -> int:
         """The number of a unit."""
         return next(i for i, u in enumerate(self.units) if u.name == name)

@@ -158,7 +158,7 @@ class _Assembly:
                 steps.append(Launch(*facts, step.unit, step.isa.group if isinstance(step.isa, Device) else 1))
                 busy |= {step.unit: None} if step.memory == HOST else {}
         steps += map(Wait, busy)
-        offsets = self._lay_out_weights()
+        offsets = self._lay_out_weights({o.buffer for s in steps for o in s.operands})
         units = tuple(Unit(n, d.driver, arenas.get(n, (0, 0))[0], offsets.get(n, 0), self.weights_bytes.get(n, 0))
                       for n, d in self.devices.items() if any(isinstance(s, Launch) and s.unit == n for s in steps))
         program = Program(self.name, tuple(self.buffers), tuple(steps), ports_in, ports_out, self.kernels,
@@ -174,13 +174,15 @@ class _Assembly:
                                                what.cycles * self.cpu.clock_hz / isa.clock_hz, len(what.args), unit))
         return symbol
 
-    def _lay_out_weights(self) -> dict[str, int]:
-        """Where each memory's part of the file of weights begins; the CPU's come first."""
+    def _lay_out_weights(self, read: Collection[int]) -> dict[str, int]:
+        """Where each memory's part of the file of weights begins: the CPU's first, and its last those that only `prepare` reads."""
         begin, at = dict[str, int](), 0
-        for memory, size in self.weights_bytes.items():
+        last = {o.buffer: i for i, s in enumerate(self.prepare) for o in s.operands if not o.write and o.buffer not in read}
+        for memory in self.memories:
             begin[memory] = at
-            at += size
-        self.buffers = [replace(b, offset=b.offset + begin[b.unit]) if b.region == "weights" else b for b in self.buffers]
+            for i in sorted((i for i in self.weights if self.buffers[i].unit == memory), key=lambda i: (last.get(i, -1), i)):
+                self.buffers[i] = replace(self.buffers[i], offset=at)
+                at += -(-self.buffers[i].bytes // _ALIGN) * _ALIGN
         return begin
 
     def _copy(self, step: Move) -> Copy:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from edgec.cost import choose_tile, kernel_cycles, memory_cycles
 from edgec.ir.layout import Axis
+from edgec.ir.types import dtype_bits
 from edgec.isa import Isa
 from edgec.kernels.base import Arg, Operands, Planned, chunks, traffic, vectors
 from edgec.kernels.image import Images
@@ -14,7 +15,7 @@ from edgec.kernels.winograd import TAPS, FiltersPlan, WinogradPlan, scratch_elem
 
 _RUNS = 8               # runs of blocks, each with scratch memory of its own, that are offered to threads
 _RUN_MACS = 2_000_000   # multiply-accumulates below which a run is not worth its memory
-_GAIN = 0.9             # of the time of the direct form, below which the transformed one is worth its memory
+_GAIN = 0.9             # of the time of the direct form, below which the transformed one is worth its rounding
 _LEAST = 16             # channels below which the transforms cost more than the products save
 _MOST_TILES = 64        # tiles of a block: more do not make the stream of filters any cheaper
 _STORED = ("f32", "f16", "bf16")
@@ -22,16 +23,24 @@ _SUMS = {2: (8, 6), 4: (14, 12)}    # operations of the transforms along one axi
 
 
 def convolution(region: Region, isa: Isa, operands: Operands) -> Planned | str:
-    """The direct plan of a Conv, or the fastest form of Winograd's when that is predicted to be clearly faster.
+    """The direct plan of a Conv, or a form of Winograd's that is predicted to be clearly faster and worth its memory.
 
     `exact` and `optimize` = "size" among the further facts of the unit forbid it: it rounds more, and its filters take more memory.
     """
     made = direct(region, isa, operands)
     if isinstance(made, str) or isa.fact("exact") or isa.fact("optimize") == "size" or isa.lanes == 1:
         return made                                                    # without vectors: a microcontroller, which has no room for filters
-    forms = (_form(region, isa, operands, m) for m in _SUMS)
-    best = min((f for f in forms if f is not None), key=lambda f: f.plan.cycles, default=None)
-    return best if best is not None and best.plan.cycles < _GAIN * made.plan.cycles else made
+    forms = [f for f in (_form(region, isa, operands, m) for m in _SUMS) if f is not None and f.plan.cycles < _GAIN * made.plan.cycles]
+    return min([*forms, made], key=lambda planned: _price(isa, planned))
+
+
+def _price(isa: Isa, planned: Planned) -> float:
+    """Cycles of a run, and those in which its weights come from main memory once: what bytes that stay in memory must be worth.
+
+    A model with many of them is larger than the caches, so that is also what they cost when nothing hides it.
+    """
+    kept = sum(a.elements * dtype_bits(a.dtype) // 8 for a in planned.plan.args if a.role in ("weight", "prepared"))
+    return planned.plan.cycles + kept / (isa.dram_bytes_per_cycle or 1.0)
 
 
 def _form(region: Region, isa: Isa, operands: Operands, m: int) -> Planned | None:

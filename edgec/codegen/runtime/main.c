@@ -2,11 +2,16 @@
    Runs and times @NAME@ on raw files:   @NAME@ [-t THREADS] [-n RUNS] [INPUT... [OUTPUT...]]
    A file holds the elements of one tensor, row-major. Inputs that are not named are zero; outputs that are not named are
    not written. The weights are linked in (@NAME@_weights.S). */
+#define _DEFAULT_SOURCE
 #define _POSIX_C_SOURCE 200112L
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
 
 #include "@NAME@.h"
 #include "edgec_rt.h"
@@ -29,7 +34,18 @@ static void* memory(size_t bytes) {
   return p;
 }
 
-static double now(void) {
+/* Memory that the model writes before it reads it, in large pages where the system has them. */
+static void* room(size_t bytes) {
+  const size_t large = (size_t)2 << 20;
+  void* p = NULL;
+  if (posix_memalign(&p, bytes < large ? @NAME@_ALIGNMENT : large, bytes + 1) != 0) stop("@NAME@", "not enough memory");
+#if defined(MADV_HUGEPAGE)
+  if (bytes >= large) madvise(p, bytes / large * large, MADV_HUGEPAGE);
+#endif
+  return p;
+}
+
+@RELEASE@static double now(void) {
   struct timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
   return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
@@ -68,13 +84,13 @@ int main(int argc, char** argv) {
   args.size = sizeof args;
   args.abi = EDGEC_ABI;
   args.weights = @NAME@_weights;
-  args.prepared = memory(@NAME@_PREPARED_BYTES);
-  args.arena = memory(@NAME@_ARENA_BYTES);
+  args.prepared = room(@NAME@_PREPARED_BYTES);
+  args.arena = room(@NAME@_ARENA_BYTES);
   args.state = memory(@NAME@_STATE_BYTES);
   args.in = in;
   args.out = out;
   args.rt = rt;
-  i = @NAME@_prepare(args.weights, args.prepared);
+  i = @PREPARE@;
   if (i != 0) stop("@NAME@_prepare", @NAME@_strerror(i));
 @OPEN_UNITS@  for (; runs > 0; runs--) {
     double start = now();

@@ -88,14 +88,7 @@ int32_t @NAME@_run_args(const @NAME@_args* a) {
   return @NAME@_OK;
 }
 
-int32_t @NAME@_prepare(const void* weights, void* prepared) {
-@PREPARE_FRAME@  int32_t code = @NAME@_check_cpu(NULL);
-  if (code == 0) code = check_weights(weights);
-  if (code == 0) code = check_memory(prepared, @PREPARED_BYTES@);
-  if (code != 0) return code;
 @PREPARE@
-}
-
 const char* @NAME@_strerror(int32_t code) {
   switch (code) {
 @MESSAGES@

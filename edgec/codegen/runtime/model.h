@@ -49,7 +49,7 @@ int32_t @NAME@_run_args(const @NAME@_args* args);
 
 /* Looks at processor and weights, and fills `prepared`, once before the first run. Not needed when @NAME@_PREPARED_BYTES is 0. */
 int32_t @NAME@_prepare(const void* weights, void* prepared);
-
+@PREPARE_WITH@
 /* The sentence for an error code; NULL for a code that does not exist. */
 const char* @NAME@_strerror(int32_t code);
 

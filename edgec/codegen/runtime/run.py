@@ -1,14 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: 0BSD
-# ruff: noqa: B905, FURB188, T201 - Python 3.8
-"""Runs the model that lies beside this file. Needs Python 3.8 and numpy, nothing else.
+# ruff: noqa: B905, T201 - Python 3.8
+"""Runs the model that lies beside this file. Needs Python 3.8 and numpy, nothing else. bf16 is given as the bits of an unsigned integer.
 
-    python3 run.py [--threads N] [--out FOLDER] [x.npy | NAME=x.npy ...]     (random inputs where none are given)
-
-    from run import Model
-    Model("model.edgec", threads=2).run({"x": array})                        -> {"y": array}
-
-Types that numpy does not have (bf16) are given as the bits of an unsigned integer.
+python3 run.py [--threads N] [--out FOLDER] [x.npy | NAME=x.npy ...]     (random inputs where none are given)
+from run import Model
+Model("model.edgec", threads=2).run({"x": array})                        -> {"y": array}
 """
 
 from __future__ import annotations
@@ -17,6 +14,7 @@ import argparse
 import ctypes
 import hashlib
 import json
+import mmap
 import platform
 import runpy
 import sys
@@ -66,12 +64,11 @@ class Model:
         with weights.open("rb", buffering=0) as file:
             file.readinto(self._weights.data)
         self._prepared, self._state = self._memory(self._sizes["prepared_bytes"]), self._memory(self._sizes["state_bytes"])
-        self._check(library[f"{name}_prepare"](*(ctypes.c_void_p(pointer(m)) for m in (self._weights, self._prepared))))
         self._units: Any = None
         if facts.get("units"):
             check(folder / "units.py", digests)
-            made = runpy.run_path(str(folder / "units.py"))["Units"]
-            self._units = made(folder, facts, library, self._weights.ctypes.data, lambda file: load(file, digests))
+            self._units = runpy.run_path(str(folder / "units.py"))["Units"](
+                folder, facts, library, self._weights.ctypes.data, lambda file: load(file, digests))
         self._rt = None
         if threads > 1:
             pool = load(folder / "libedgec_rt.so", digests)
@@ -79,13 +76,14 @@ class Model:
             self._rt = pool.edgec_rt_create(ctypes.c_int32(threads))
             if not self._rt:
                 raise RuntimeError("threads cannot be started")
+        more = (ctypes.c_void_p(self._rt), release, None) if hasattr(library, f"{name}_prepare_with") else ()
+        prepare = library[f"{name}_prepare_with" if more else f"{name}_prepare"]
+        self._check(prepare(*(ctypes.c_void_p(pointer(m)) for m in (self._weights, self._prepared)), *more))
 
     def _memory(self, size: int) -> np.ndarray[Any, Any]:
         """Zeros at an aligned address."""
-        align = int(self._sizes["alignment"])
-        block = np.zeros(size + align, np.uint8)
-        start = -block.ctypes.data % align
-        return block[start:start + size]
+        block = np.zeros(size + (align := int(self._sizes["alignment"])), np.uint8)
+        return block[(start := -block.ctypes.data % align):start + size]
 
     def _check(self, code: int) -> None:
         if code:
@@ -113,6 +111,13 @@ class Model:
         with self._units or nullcontext() as args.devices:  # a device serves one run at a time
             self._check(self._run(ctypes.byref(args)))
         return {port["name"]: array for port, array in zip(self.outputs, outs)}
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64)  # type: ignore[untyped-decorator]
+def release(_: None, start: int, size: int) -> None:
+    """Give back the pages of weights that nobody reads any more."""
+    begin, end = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, (start + size) // mmap.PAGESIZE * mmap.PAGESIZE
+    ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(max(0, end - begin)), mmap.MADV_DONTNEED)
 
 
 def pointer(array: np.ndarray[Any, Any]) -> int | None:
@@ -155,14 +160,6 @@ def load(path: Path, digests: dict[str, str]) -> ctypes.CDLL:
     return ctypes.CDLL(str(path))
 
 
-def read(file: str) -> Any:
-    """The array in a .npy file."""
-    try:
-        return np.load(file)
-    except (EOFError, OSError, ValueError) as error:
-        raise RuntimeError(f"{file} cannot be read as an array: {getattr(error, 'strerror', None) or error}") from error
-
-
 def main() -> None:
     """Read arrays, run the model, say what came out."""
     parser = argparse.ArgumentParser(description="Run the model that lies beside this file.")
@@ -177,7 +174,10 @@ def main() -> None:
         name = name if equals else names[at] if at < len(names) else ""
         if name not in names:
             raise ValueError(f"there is no input for {word}; the inputs are {', '.join(names)}")
-        feeds[name] = read(file[1:] if file.startswith("@") else file)
+        try:
+            feeds[name] = np.load(file.lstrip("@"))
+        except (EOFError, OSError, ValueError) as error:
+            raise RuntimeError(f"{file.lstrip('@')} cannot be read as an array: {getattr(error, 'strerror', None) or error}") from error
     dice = np.random.default_rng(0)
     for port in model.inputs:
         if port["name"] not in feeds:
