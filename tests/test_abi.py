@@ -50,7 +50,8 @@ def test_only_public_names_and_nothing_foreign(name: str, target: str) -> None:
     made = bundle(name, target)
     c_name, machine = made.manifest["c_name"], made.manifest["requires"]["machine"]
     whole = elf.read((made.path / f"{c_name}.o").read_bytes())
-    assert sorted(whole.exports) == sorted(f"{c_name}_{p}" for p in ("run_args", "prepare", "strerror", "check_cpu", "info"))
+    more = ["prepare_with"] if made.manifest["prepare"] else []
+    assert sorted(whole.exports) == sorted(f"{c_name}_{p}" for p in ("run_args", "prepare", *more, "strerror", "check_cpu", "info"))
     allowed = {"memcpy", "memset", "memmove", *(["getauxval"] if machine == "aarch64" else [])}
     assert not [i for i in whole.imports if i not in allowed and not LIBM.fullmatch(i)]
     assert list(whole.imports) == made.manifest["imports"]
