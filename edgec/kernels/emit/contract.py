@@ -103,9 +103,11 @@ class _Tile:
                     for j in range(len(self.widths)):
                         acc.set(i, j, acc.get(i, j) + summand.get(i, j))
 
-            loop(0, chunks // plan.partial, lambda i: part(i * plan.partial, plan.partial))
+            whole = chunks // plan.partial
+            loop(0, plan.partial, partial(reduce, acc))                # the first part is added to nothing
+            loop(0, whole - 1, lambda i: part((i + 1) * plan.partial, plan.partial))
             if chunks % plan.partial:
-                part(chunks // plan.partial * plan.partial, chunks % plan.partial)
+                part(whole * plan.partial, chunks % plan.partial)
         y, x = row.position, column.position
         for i in range(columns):
             for j, w in enumerate(self.widths):
