@@ -158,7 +158,7 @@ class VectorMath:
         for c in ERF_LARGE:
             tail = self.hold(tail * t + self.const(c))
         tail = self.hold(tail * t - t)
-        large = self.copysign(self.const(1.0) - self.exp(tail), x)
+        large = self.copysign(self.const(1.0) - self.exp_down(tail), x)
         small = self.hold(self._polynomial(s, ERF_SMALL)) * x + x
         return self.where(tirx.GT(t, self.const(0.927734375)), large, small)
 
