@@ -39,14 +39,15 @@ class Bundle:
         macs += f", {report['integer_macs'] / report['macs']:.1%} on integers" if report.get("integer_macs") else ""
         over = f"{sizes['arena_bytes'] / bound:.2f} of the lower bound {bound}" if bound else "no lower bound"
         over += " (which counts no scratch memory)" if bound and any(k["scratch_bytes"] for k in m["kernels"].values()) else ""
-        prepared = sizes["prepared_bytes"]
+        prepared, only = sizes["prepared_bytes"], sizes.get("prepare_only_bytes", 0)
+        then = f"; {only} bytes of weights are not read after that" if only else ""
         functions = len({s["kernel"] for s in calls(m)})
         return "\n".join([
             f"{self.path} for {m['target']['name']} ({m['target']['cpu']})",
             f"  kernels    {report['kernels']} calls of {functions} functions, {macs}",
             f"  predicted  {report['predicted_ms']:.3f} ms {_parts(report)}",
             f"  weights    {sizes['weights_bytes']} bytes",
-            *([f"  prepared   {prepared} bytes, made of the weights once, when the model is loaded"] if prepared else []),
+            *([f"  prepared   {prepared} bytes, made of the weights once, when the model is loaded{then}"] if prepared else []),
             f"  arena      {sizes['arena_bytes']} bytes, {over}",
             f"  code       {sizes['code_bytes']} bytes",
             *(f"  {u['name']:<10} {_unit(u, m)}" for u in m.get("units", ()) if u["name"] not in m.get("npus", {})),

@@ -147,7 +147,7 @@ def test_weights_that_only_preparing_reads_may_be_given_back(tmp_path: Path) -> 
         assert library[f"{name}_prepare_with"](*(ctypes.c_void_p(m.ctypes.data) for m in (weights, prepared)), rt, kind(release), None) == 0
         assert len(told) == 2
         assert len({start for start, _ in told}) == 1
-        assert 0 < told[0][1] < told[1][1] == data.size - told[0][0] == (64 + 64) * 32 * 9 * 4
+        assert 0 < told[0][1] < told[1][1] == data.size - told[0][0] == sizes["prepare_only_bytes"] == (64 + 64) * 32 * 9 * 4
         out = np.full_like(wanted, np.nan)
         pointers = [(ctypes.c_void_p * 1)(a.ctypes.data) for a in (feed, out)]
         args = Args(size=ctypes.sizeof(Args), abi=1, weights=weights.ctypes.data, prepared=prepared.ctypes.data, arena=arena.ctypes.data,

@@ -226,8 +226,8 @@ def _manifest(
         "requires": {"machine": toolchain.machine(chain.triple), "cpu": list(requires)},
         "sizes": {
             "weights_bytes": program.weights_bytes, "arena_bytes": program.arena_bytes, "arena_lower_bound": program.arena_lower_bound,
-            "state_bytes": program.state_bytes, "prepared_bytes": program.prepared_bytes, "code_bytes": merged.code_bytes,
-            "alignment": program.alignment},
+            "state_bytes": program.state_bytes, "prepared_bytes": program.prepared_bytes,
+            "prepare_only_bytes": max(program.spent[1], default=0), "code_bytes": merged.code_bytes, "alignment": program.alignment},
         "inputs": [asdict(p) for p in program.inputs], "outputs": [asdict(p) for p in program.outputs],
         "kernels": {k: {"function": c_source.kernel_name(program, k) if v.unit == HOST else v.symbol, **asdict(v)}
                     for k, v in program.kernels.items()},
