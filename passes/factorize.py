@@ -28,6 +28,7 @@ from passes.changes.parts import Site, arrays, nodes, rows, site
 from passes.changes.probes import worth
 from passes.changes.ranks import Rank, Share, Wanted, read
 from passes.changes.sharing import best, curve, flat, share
+from passes.changes.tuning import split, tune
 from passes.cluster import assumed_view
 
 NAME = "factor-low-rank"
@@ -100,6 +101,8 @@ class _Factorize:
         self.faster: dict[Node, list[Shape]] = {}
         self.reference: list[list[Array]] = []
         self.outputs: dict[int, list[Array]] = {}
+        self.split = split(graph, context.samples) if context.samples and len(sites) > 1 else ""       # a layer alone has nothing to tune
+        self.samples = self.split[0] if isinstance(self.split, tuple) and not wanted.auto else context.samples
 
     def run(self, layers: int) -> Graph:
         """Two walks over the net with all samples: the first sees what its layers make, in the second they are fitted."""
@@ -111,7 +114,7 @@ class _Factorize:
             return self.graph
         order = self.graph.nodes[:1 + max(i for i, n in enumerate(self.graph.nodes) if n in self.faster)]
         self._look(order)
-        walk = _Walk(self.graph, self.context.samples)
+        walk = _Walk(self.graph, self.samples)
         instead, weights = dict[Node, tuple[Node, ...]](), dict[Value, Array]()
         for node in order:
             found = self._factored(node, walk) if node in self.faster and self.context.may(NAME, len(instead)) else None
@@ -131,7 +134,22 @@ class _Factorize:
         before, after = sum(self.sites[n].weight.size for n in instead), sum(a.size for a in weights.values() if a.ndim > 1)
         fewer = f"{before / after:.2f} times fewer weights"
         self.context.note(f"low rank: {len(instead)} of {layers} layers are factored, with {fewer}{faster}")
-        return prune(splice(self.graph, instead, weights))
+        return prune(splice(self.graph, instead, self._tuned(instead, weights)))
+
+    def _tuned(self, instead: Mapping[Node, Sequence[Node]], weights: Mapping[Value, Array]) -> Mapping[Value, Array]:
+        """The weights of all parts after they were fitted together, where that helps."""
+        if not self.split:
+            return weights
+        found = self.split if isinstance(self.split, str) else tune(self.graph, instead, weights, *self.split)
+        if isinstance(found, str):
+            self.context.note(f"low rank: parts of different layers are not fitted together: {found}")
+            return weights
+        if not found.after < found.before:
+            self.context.note("low rank: parts of different layers stay as each was fitted: steps together do not help")
+            return weights
+        self.context.note(f"low rank: fitted together, all parts lose {found.after:.2%} of the variance of the outputs on samples left out,"
+                          f" one by one {found.before:.2%}")
+        return found.weights
 
     def _together(self, parts: Mapping[Node, float]) -> float:
         """How many times faster all contractions become with some in parts; in `auto` these stay when that is not worth it."""
@@ -179,7 +197,7 @@ class _Factorize:
 
     def _look(self, order: Sequence[Node]) -> None:
         """See what layers make and what that is worth, and share out the weights of a ratio."""
-        walk, curves = _Walk(self.graph, self.context.samples), dict[Node, list[tuple[int, float]]]()
+        walk, curves = _Walk(self.graph, self.samples), dict[Node, list[tuple[int, float]]]()
         for node in order:
             made = None
             if node in self.faster:
@@ -199,7 +217,7 @@ class _Factorize:
         """What a layer loses with fewer weights, counted by what of that arrives at the outputs of the net."""
         points, shape = curve(layer, ratio), best(layer, int(layer.weight.size / ratio))
         work = sum(node_macs(n) for n in self.graph.nodes if n in self.sites)
-        feeds = self.context.samples[:max(1, min(-(-_PROBES // _batch(self.graph)), int(_WORK / max(work, 1))))]
+        feeds = self.samples[:max(1, min(-(-_PROBES // _batch(self.graph)), int(_WORK / max(work, 1))))]
         if shape is None or not feeds:
             return points
         factors = layer.fit(shape)

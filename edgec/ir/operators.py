@@ -249,6 +249,7 @@ def _pad(node: Node, inputs: Inputs) -> list[Any]:
 
 OWN: Mapping[str, Callable[[Node, Inputs], list[Any]]] = {
     "Conv": _conv, "ConvTranspose": _conv_transpose, "ConvInteger": _conv_integer, "MatMulInteger": _matmul_integer, "MaxPool": _max_pool,
+    "Relu": lambda _, k: [np.maximum(k[0], k[0].dtype.type(0))],
     "AveragePool": lambda n, k: [average_pool(k[0], n.attrs)], "LpPool": lambda n, k: [lp_pool(k[0], n.attrs)],
     "GlobalAveragePool": _global_pool(np.mean), "GlobalMaxPool": _global_pool(np.max), "GlobalLpPool": _global(lp_pool),
     "MaxRoiPool": _roi_max, "Gelu": _gelu, "HardSwish": _hard_swish, "Mish": _mish,

@@ -1,6 +1,7 @@
 """Convolution and pooling in numpy, for any number of spatial axes, in the dtype of the operands."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
 from itertools import product
 from math import prod
 from typing import Any
@@ -113,9 +114,10 @@ def max_pool(x: Array, attrs: Mapping[str, Any], *, indices: bool) -> list[Array
     n = len(kernel)
     lowest = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
     view, _ = taps(x, kernel, attrs, lowest)
-    flat = view.reshape(*view.shape[:2 + n], -1)
-    made = [flat.max(-1)]
+    every: Iterator[tuple[Any, ...]] = product([...], *map(range, kernel))
+    made = [np.array(reduce(np.maximum, (view[at] for at in every)))]            # tap by tap: the windows are not copied
     if indices:
+        flat = view.reshape(*view.shape[:2 + n], -1)
         size = x.shape[2:]
         weight = np.ones(n, np.int64)
         order = range(n) if attrs.get("storage_order", 0) else range(n - 1, -1, -1)

@@ -26,6 +26,7 @@ _TINY = 1e-9        # keeps equations solvable
 _ENOUGH = 4         # rows for each input, to fit a weight again without asking whether that helps others
 _STEPS = 150        # of L-BFGS, at most
 _WORK = 1.5e10       # multiply-accumulates of all these steps, about
+_NONE = 1e-30
 _PLANE = 2          # axes of a window that can be cut into two
 _QUICK = 1024       # rows or inputs above which ridges are compared in f32
 _LARGE = 1 << 22    # numbers of a weight above which f32 has to be enough: twice as fast, and half the memory
@@ -205,7 +206,7 @@ class Layer:
             parts[0] = (parts[0][:, :, 0] @ side.into).reshape(len(parts[0]), self.weight.shape[1], -1)
         if self.root is not None:
             parts[-1] = np.linalg.solve(self.root, parts[-1].reshape(len(self.root), -1)).reshape(parts[-1].shape)
-        made = Factors(tuple(parts), np.zeros(len(self.weight)))
+        made = Factors(_balanced(parts), np.zeros(len(self.weight)))
         if not self.centered or self.rows is None:
             return made
         return Factors(made.parts, self.target.mean(0) - made.apply(self.rows.mean(0, keepdims=True))[0])
@@ -275,6 +276,16 @@ def _start(shape: Shape, side: _Side) -> list[Array]:
         axes = _directions(core @ inner @ core.T)[0][:, :shape.results]
         return [*parts, np.asarray(axes.T @ core).reshape(-1, rank, side.taps), axes[:, :, None]]
     return [*parts, core.reshape(-1, rank, side.taps)]
+
+
+def _balanced(parts: Sequence[Array]) -> tuple[Array, ...]:
+    """The same weight by parts of which each direction has the same size on both sides: steps and roundings then count alike."""
+    made = list(parts)
+    for k in range(len(made) - 1):
+        before, behind = np.sqrt(np.square(made[k]).sum((1, 2))), np.sqrt(np.square(made[k + 1]).sum((0, 2)))
+        scale = np.sqrt(np.where((before > _NONE) & (behind > _NONE), behind / np.maximum(before, _NONE), 1))
+        made[k], made[k + 1] = made[k] * scale[:, None, None], made[k + 1] / scale[:, None]
+    return tuple(made)
 
 
 def _composed(parts: Sequence[Array]) -> Array:
