@@ -59,19 +59,31 @@ def _refused(node: Node, operands: Operands) -> str | None:
         return f"{node.op} is written for f32"
     if node.input(7) is not None or "clip" in node.attrs or node.attrs.get("input_forget"):
         return f"{node.op} with peepholes, a clip or coupled gates is not written"
-    if node.op == "GRU" and not node.attrs.get("linear_before_reset"):
-        return "GRU that resets before the product is not written (linear_before_reset=0)"
     return None if all(prod(v.dims) for v in node.outputs) else "there is nothing to compute"
 
 
 def _cell(node: Node) -> Expr | str:
     """The cell's arithmetic, or the reason why it is not known; both directions have the same activations."""
-    names = [str(n).lower() for n in node.attrs.get("activations") or ()] or [n.lower() for n in _DEFAULTS[node.op]]
-    each = len(_DEFAULTS[node.op])
+    names, each = _named(node), len(_DEFAULTS[node.op])
     unknown = [n for n in names if n not in _SIMPLE]
     if unknown or any(names[i::each] != [names[i]] * len(names[i::each]) for i in range(each)):
         return f"{node.op} with the activations {', '.join(names)} is not written"
-    return _CELLS[node.op]([_SIMPLE[n] for n in names[:each]])
+    cells = {**_CELLS, "GRU": _gru_reset_first} if _resets_first(node) else _CELLS
+    return cells[node.op](_activations(node))
+
+
+def _named(node: Node) -> list[str]:
+    """The activations of all directions as the node gives them."""
+    return [str(n).lower() for n in node.attrs.get("activations") or _DEFAULTS[node.op]]
+
+
+def _activations(node: Node) -> list[str]:
+    """Those of one direction, as elementwise operators."""
+    return [_SIMPLE[n] for n in _named(node)[:len(_DEFAULTS[node.op])]]
+
+
+def _resets_first(node: Node) -> bool:
+    return node.op == "GRU" and not node.attrs.get("linear_before_reset")
 
 
 class _Steps:
@@ -107,6 +119,20 @@ def _gru(names: Sequence[str]) -> Expr:
     return step.expr(step("Add", step("Mul", z, step("Sub", 4, new)), new))
 
 
+def _gru_reset_first(names: Sequence[str]) -> Expr:
+    """Of the sum of the hidden gate, the update gate z and the old h: the new h."""
+    step = _Steps(3)
+    new = step(names[1], 0)
+    return step.expr(step("Add", step("Mul", 1, step("Sub", 2, new)), new))
+
+
+def _reset(name: str) -> Expr:
+    """Of the sums z, r and the old h: the update gate, and the old h as far as the reset gate lets it through."""
+    step = _Steps(3)
+    z, r = step(name, 0), step(name, 1)
+    return step.expr(z, step("Mul", r, 2))
+
+
 def _rnn(names: Sequence[str]) -> Expr:
     step = _Steps(2)
     return step.expr(step(names[0], 0))
@@ -126,19 +152,20 @@ def _plan(node: Node, isa: Isa, inputs: tuple[Value, ...], x: View, views: Seque
     rows = next(n for n in range(min(batch, _ROWS), 0, -1) if batch % n == 0)
     columns = max((n for n in range(1, isa.registers) if fits(isa, n, wide, lane=isa.broadcast == "lane")), default=1)
     chunk = min(steps, max(columns, _CHUNK // columns * columns))
-    tall, ahead = _ahead(isa, wide, lanes, (steps, size), gates) if rows == 1 else (0, 0)
+    first = _resets_first(node)
+    tall, ahead = _ahead(isa, wide, lanes, (steps, size), gates) if rows == 1 and not first else (0, 0)
     chunk = tall or chunk
     idle = -(-isa.fma_latency * isa.fma_ports // (wide * rows))
     chains = max(1, min(idle, (isa.registers - wide - 1) // (wide * rows)))
     args = [Arg("input", "f32", extent(x)), *(Arg("weight", "f32", v.tensor.elements) for v in inputs[1:3])]
-    args += [Arg("weight", "f32", sides * hidden * (gates + (node.op == "GRU")))] if bias else []
+    args += [Arg("weight", "f32", sides * hidden * (gates + (node.op == "GRU" and not first)))] if bias else []
     args += [Arg("input", "f32", extent(v)) for v in views[:given]] + [Arg("output", "f32", extent(v)) for v in views[given:]]
-    args.append(Arg("scratch", "f32", scratch_elements(gates, states, hidden, rows, chunk * (1 + (ahead > 0)))))
+    args.append(Arg("scratch", "f32", scratch_elements(gates, states, hidden, rows, chunk * (1 + (ahead > 0)), reset=first)))
     plan = RecurrentPlan(
         isa, tuple(args), sides * batch // rows, op=node.op, x=x, y=views[given], first=tuple(views[:given]), last=tuple(views[given + 1:]),
         hidden=hidden, widths=tuple(lanes[i:i + together] for i in range(0, len(lanes), together)), columns=columns, rows=rows, chunk=chunk,
         chains=chains, bias=bias, backward=node.attrs.get("direction", "forward") == "reverse", cell=cell,
-        ahead=ahead)
+        reset=_reset(_activations(node)[0]) if first else None, ahead=ahead)
     macs = steps * batch * sides * gates * hidden * (size + hidden)
     return replace(plan, macs=macs, bytes=traffic(args), cycles=kernel_cycles(isa, macs, traffic(args), computing=_cycles(plan)))
 

@@ -28,7 +28,9 @@ class RecurrentPlan(KernelPlan):
     `x` is a view [t, n, i], `y` one [t, d, n, h], `first` and `last` views [d, n, h] of the states, h before c. `widths`: the vectors of
     hidden units that are computed together. `rows` images of a batch make a task, `chunk` steps a chunk, and the products of the last
     state are summed in `chains` sums. `cell` takes what the gates sum up to (of a GRU also what its hidden gate gets from X alone) and
-    the old states, and makes the new ones. `ahead`: vectors of a tile of the next chunk's products, 0 where they are computed before
+    the old states, and makes the new ones. `reset`, of a GRU that resets before its last product: of the sums of its two other gates and
+    the old state it makes the update gate and the state that this product reads; `cell` then takes the hidden gate's sum, the update gate
+    and the old state. `ahead`: vectors of a tile of the next chunk's products, 0 where they are computed before
     the steps of their chunk. `backward`: the direction 0 goes from the last step to the first (direction 1 always does).
     """
 
@@ -46,6 +48,7 @@ class RecurrentPlan(KernelPlan):
     bias: bool
     backward: bool
     cell: Expr
+    reset: Expr | None = None
     ahead: int = 0
 
     kind = "recurrent"
@@ -66,6 +69,11 @@ class RecurrentPlan(KernelPlan):
         return self.x.axes[0].extent
 
     @property
+    def apart(self) -> bool:
+        """Whether the hidden gate of a GRU keeps what it gets from X apart from what it gets from the state, and has a bias for each."""
+        return self.op == "GRU" and self.reset is None
+
+    @property
     def share(self) -> int:
         """Inputs that each vector group of a step multiplies for the next chunk."""
         return self.x.axes[2].extent * (self.gates * len(self.widths[0]) // self.ahead) // self.chunk if self.ahead else 0
@@ -76,20 +84,20 @@ class RecurrentPlan(KernelPlan):
         return 2 if self.op == "LSTM" else 1
 
 
-def scratch_elements(gates: int, states: int, hidden: int, rows: int, chunk: int) -> int:
-    """What a task needs: the sums of `chunk` steps, h twice, c once."""
-    return rows * hidden * (chunk * gates + states + 1)
+def scratch_elements(gates: int, states: int, hidden: int, rows: int, chunk: int, *, reset: bool) -> int:
+    """What a task needs: the sums of `chunk` steps, h twice, c once; of a GRU that resets first the update gate and the state it reads."""
+    return rows * hidden * (chunk * gates + states + 1 + 2 * reset)
 
 
 def pack(plan: RecurrentPlan, arg: int, array: Array) -> Array:
     """W, R (arguments 1 and 2) as [direction][vector group][input][gate][lane], B (argument 3) as [direction][vector group][gate][lane].
 
-    The two halves of B are added, except those of a GRU's hidden gate: it has both, that of X before that of h.
+    The two halves of B are added, except where a GRU's hidden gate keeps them apart: it has both, that of X before that of h.
     """
     gates, hidden, sides = plan.gates, plan.hidden, array.shape[0]
     if arg == 3:                                                       # noqa: PLR2004
         of_x, of_h = np.split(array.reshape(sides, 2 * gates, hidden), 2, 1)
-        both = 2 if plan.op == "GRU" else gates
+        both = 2 if plan.apart else gates
         table = np.concatenate([of_x[:, :both] + of_h[:, :both], of_x[:, both:], of_h[:, both:]], 1)[:, :, :, None]
     else:
         table = array.reshape(sides, gates, hidden, -1)

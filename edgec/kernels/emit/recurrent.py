@@ -12,6 +12,7 @@ from edgec.kernels.base import vectors
 from edgec.kernels.emit import tiles
 from edgec.kernels.emit.core import Accumulators, Index, Kernel, Vector, address, const, function, lane, loop
 from edgec.kernels.emit.elementwise import evaluate
+from edgec.kernels.expr import Expr
 from edgec.kernels.recurrent import RecurrentPlan
 
 _UNROLL = 4
@@ -24,13 +25,17 @@ def emit(plan: RecurrentPlan, symbol: str) -> tirx.PrimFunc:
 
 
 class _Group:
-    """Some vectors of hidden units: `first` is the first unit, `at` the start of each vector behind it, `sums` the widths gate by gate."""
+    """Some vectors of hidden units: `first` is the first unit, `at` the start of each vector behind it, `sums` the widths gate by gate.
 
-    def __init__(self, plan: RecurrentPlan, widths: tuple[int, ...], first: Index) -> None:
+    `gates`: all of the plan's, or those of them that are computed together.
+    """
+
+    def __init__(self, plan: RecurrentPlan, widths: tuple[int, ...], first: Index, gates: Sequence[int] = ()) -> None:
         self.widths, self.first, self.size = widths, first, sum(widths)
         self.at = [0, *accumulate(widths)][:-1]
-        self.sums = widths * plan.gates
-        self.places = [gate * self.size + at for gate in range(plan.gates) for at in self.at]
+        self.gates = gates or range(plan.gates)
+        self.sums = widths * len(self.gates)
+        self.places = [gate * self.size + at for gate in self.gates for at in self.at]
 
 
 class _Task:
@@ -160,7 +165,7 @@ class _Task:
         self.groups(of_group)
 
     def bias(self, group: _Group) -> Index:
-        rows = self.plan.gates + (self.plan.op == "GRU")
+        rows = self.plan.gates + self.plan.apart
         return self.side * (rows * self.plan.hidden) + group.first * rows
 
     def sum(self, group: _Group, place: Index, r: Index) -> Index:
@@ -173,6 +178,9 @@ class _Task:
         size = self.plan.rows * self.plan.hidden
         odd = T.bind(tirx.truncmod(step, 2))
         old, new, time = self.h + odd * size, self.h + size - odd * size, self.time(step)
+        if self.plan.reset is not None:
+            self.step_reset(self.plan.reset, (old, new), time, place)
+            return
 
         def of_group(group: _Group) -> None:
             chains, rows = self.plan.chains, self.plan.rows
@@ -192,7 +200,7 @@ class _Task:
                     unit = group.first + group.at[v]
                     sums = [reduce(lambda a, b: a + b, [cells.get(r * chains + c, g * len(group.widths) + v) for c in range(chains)])
                             for g in range(self.plan.gates)]
-                    if self.plan.op == "GRU":
+                    if self.plan.apart:
                         of_x = self.sum(group, place, r) + group.places[2 * len(group.widths) + v]
                         sums.insert(2, self.k.load(self.scratch, of_x, lanes))
                     places = [old + r * self.plan.hidden + unit, self.c + r * self.plan.hidden + unit][:self.plan.states]
@@ -203,6 +211,47 @@ class _Task:
                     self.k.store(self.out, made[0], address(self.plan.y, [time, self.side, self.image + r, unit]), lanes)
 
         self.groups(of_group)
+
+    def step_reset(self, reset: Expr, states: tuple[Index, Index], time: Index, place: Index) -> None:
+        """A step of a GRU that resets first: all units of the state have to pass the reset gate before the product with the hidden gate."""
+        plan, (old, new) = self.plan, states
+        passed = self.c + plan.rows * plan.hidden                      # behind the update gates, which lie where an LSTM has its c
+
+        def summed(group: _Group, source: Index, finish: Callable[[int, int, int, list[Vector]], None]) -> None:
+            cells = Accumulators(group.sums, plan.rows * plan.chains)
+            for r in range(plan.rows):
+                for j, lanes in enumerate(group.sums):
+                    for chain in range(plan.chains):
+                        start = const(0.0, "f32", lanes) if chain else self.start(group, j, self.sum(group, place, r))
+                        cells.set(r * plan.chains + chain, j, start)
+            before = [source + r * plan.hidden for r in range(plan.rows)]
+            self.products(cells, plan.chains, (self.scratch, before), (_R, plan.hidden), group)
+            for r in range(plan.rows):
+                for v, lanes in enumerate(group.widths):
+                    finish(r, v, lanes, [reduce(lambda a, b: a + b, [cells.get(r * plan.chains + c, g * len(group.widths) + v)
+                                                                     for c in range(plan.chains)]) for g in range(len(group.gates))])
+
+        def gates(group: _Group) -> None:
+            def finish(r: int, v: int, lanes: int, sums: list[Vector]) -> None:
+                unit = r * plan.hidden + group.first + group.at[v]
+                made = evaluate(reset, [*sums, self.k.load(self.scratch, old + unit, lanes)], lanes)
+                for value, where in zip(made, (self.c, passed), strict=True):
+                    self.k.store(self.scratch, value, where + unit, lanes)
+
+            summed(_Group(plan, group.widths, group.first, (0, 1)), old, finish)
+
+        def hidden(group: _Group) -> None:
+            def finish(r: int, v: int, lanes: int, sums: list[Vector]) -> None:
+                unit = group.first + group.at[v]
+                given = [self.k.load(self.scratch, where + r * plan.hidden + unit, lanes) for where in (self.c, old)]
+                value = evaluate(plan.cell, [*sums, *given], lanes)[0]
+                self.k.store(self.scratch, value, new + r * plan.hidden + unit, lanes)
+                self.k.store(self.out, value, address(plan.y, [time, self.side, self.image + r, unit]), lanes)
+
+            summed(_Group(plan, group.widths, group.first, (2,)), passed, finish)
+
+        self.groups(gates)
+        self.groups(hidden)
 
     def both(self, turn: Index, there: Index, pixels: Sequence[Index], cells: Accumulators, old: Index, group: _Group) -> None:
         """Products of the old state with R for a group, and between them this group's share of those of X with W for the next chunk.
@@ -244,7 +293,7 @@ class _Task:
     def start(self, group: _Group, j: int, sums: Index) -> Vector:
         """What a sum begins with: what X gave it; the hidden gate of a GRU keeps that apart and begins with its second bias."""
         lanes = group.sums[j]
-        if self.plan.op != "GRU" or j < 2 * len(group.widths):
+        if not self.plan.apart or j < 2 * len(group.widths):
             return self.k.load(self.scratch, sums + group.places[j], lanes)
         return self.k.load(_BIAS, self.bias(group) + group.size + group.places[j], lanes) if self.plan.bias else const(0.0, "f32", lanes)
 
