@@ -1,6 +1,7 @@
 """Winograd's convolutions between guard pages, against the evaluator in float64, and when they are chosen."""
 
 import ctypes
+import mmap
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +25,7 @@ from edgec.kernels.emit.winograd_filters import emit as emit_filters
 from edgec.kernels.plan import packed, plan
 from edgec.kernels.region import Region, region
 from edgec.kernels.winograd import WinogradPlan
+from edgec.native import NativeDevice
 from passes.cluster import image_layout
 from tests.kernel_harness import AVX512, ISAS, gathered, run, scatter
 
@@ -127,8 +129,13 @@ def test_weights_that_only_preparing_reads_may_be_given_back(tmp_path: Path) -> 
     """They are the last of the file, each may be overwritten as soon as that is said, and no thread count changes a bit."""
     made = _two_convolutions(tmp_path)
     feed = np.random.default_rng(0).standard_normal((1, 32, 24, 24)).astype(np.float32)
-    wanted = edgec.load(made.path).run(feed)["y"]
+    session = edgec.load(made.path)
+    wanted = session.run(feed)["y"]
     name, sizes = made.manifest["c_name"], made.manifest["sizes"]
+    assert isinstance(session._device, NativeDevice)
+    last = slice(-sizes["prepare_only_bytes"] + mmap.PAGESIZE, -mmap.PAGESIZE)
+    assert np.fromfile(made.path / f"{name}.weights.bin", np.uint8)[last].any()
+    assert not session._device._weights.array[last].any()                 # pages that were given back are zeros
     library = ctypes.CDLL(str(made.path / f"lib{name}.so"))
     pool = ctypes.CDLL(str(made.path / "libedgec_rt.so"))
     pool.edgec_rt_create.restype = ctypes.c_void_p
