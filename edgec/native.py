@@ -39,7 +39,8 @@ class _Memory:
 
     def __init__(self, size: int) -> None:
         huge = size >= _HUGE_PAGE
-        pages = mmap.mmap(-1, size + 2 * _GUARD + huge * _HUGE_PAGE)
+        # private: shared memory is a file, whose pages are neither large nor ever given back
+        pages = mmap.mmap(-1, size + 2 * _GUARD + huge * _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if huge and hasattr(mmap, "MADV_HUGEPAGE"):
             pages.madvise(mmap.MADV_HUGEPAGE)
         whole = np.frombuffer(pages, np.uint8)
