@@ -221,12 +221,21 @@ def streams(isa: Isa, size: int) -> int:
     return _count(isa, "streams", 1) if size > max(isa.l2_bytes, isa.l1_bytes) else 1
 
 
-def kernel_cycles(isa: Isa, macs: float, moved: float, *, footprint: float | None = None, computing: float | None = None) -> float:
+def kernel_cycles(isa: Isa, macs: float, moved: float, *, computing: float | None = None, weights: float = 0.0, passes: float = 1.0,
+                  footprint: float = 0.0) -> float:
     """Return the cycles of one kernel: arithmetic and memory overlap, so the slower of the two counts.
 
     `computing` are the cycles of its arithmetic where a plan knows them better than `macs` at the peak: those of its tiles, of its maps.
+    `moved` are the bytes of activations, which lie where the kernel before left them: in the level that holds all that this one touches.
+    `weights` are bytes that come from the level that holds `footprint` bytes, those of all weights of the net; the arithmetic goes `passes`
+    times through them, and only the first time they come from so far away. On a machine that names no memory's speed, arithmetic is all.
     """
-    return CALL_CYCLES + max(macs / peak_macs(isa) if computing is None else computing, memory_cycles(isa, moved, footprint))
+    arithmetic = macs / peak_macs(isa) if computing is None else computing
+    if not isa.dram_bytes_per_cycle:
+        return CALL_CYCLES + arithmetic
+    stream = memory_cycles(isa, weights, max(weights + moved, footprint))
+    late = arithmetic + max(0.0, stream - arithmetic / max(passes, 1.0))
+    return CALL_CYCLES + max(late, memory_cycles(isa, moved, weights + moved) + stream)
 
 
 def predicted_us(isa: Isa, cycles: float) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from edgec.cost import kernel_cycles, node_macs
+from edgec.cost import node_macs
 from edgec.errors import UsageError
 from edgec.ir.edit import Namer, prune, splice
 from edgec.ir.evaluate import evaluate, evaluate_node
@@ -325,11 +325,8 @@ class _Costs:
         def view(v: Value) -> View:
             return assumed_view(v, self.isa) if node.op == "Conv" else View.of(v.dims)
 
-        made = plan(node, self.isa, Operands(view, lambda v: v is not node.inputs[0], lambda _: None))
-        if isinstance(made, str):
-            return float("inf")
-        what = made.plan
-        return kernel_cycles(self.isa, what.macs, what.bytes, footprint=max(what.bytes, self.footprint), computing=what.cycles)
+        made = plan(node, self.isa, Operands(view, lambda v: v is not node.inputs[0], lambda _: None, footprint=self.footprint))
+        return float("inf") if isinstance(made, str) else made.plan.cycles
 
 
 def _batch(graph: Graph) -> int:

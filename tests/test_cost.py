@@ -139,7 +139,22 @@ def test_the_slower_of_arithmetic_and_memory_counts() -> None:
     assert kernel_cycles(ZEN5, 3200, 128) == CALL_CYCLES + 100
     assert kernel_cycles(ZEN5, 3200, 128, computing=250) == CALL_CYCLES + 250
     assert kernel_cycles(ZEN5, 32, 12800) == CALL_CYCLES + 100
-    assert kernel_cycles(ZEN5, 32, 12800, footprint=10**6) == CALL_CYCLES + 200
+    assert kernel_cycles(ZEN5, 32, 12800, weights=12800) == CALL_CYCLES + 200
+
+
+def test_weights_come_from_the_level_that_holds_those_of_the_whole_net() -> None:
+    near, far = (kernel_cycles(ZEN5, 0, 0, weights=64_000, footprint=f) for f in (2**20, 2**30))
+    assert (near, far) == pytest.approx((CALL_CYCLES + 1000, CALL_CYCLES + 64_000 / (46e9 / 4.2e9)))
+
+
+@pytest.mark.parametrize(("passes", "waits"), [(1, 0), (2, 3000), (3, 4000)])
+def test_only_the_first_pass_over_weights_waits_for_them(passes: int, waits: int) -> None:
+    isa = replace(ZEN5, dram_bytes_per_cycle=1.0)
+    assert kernel_cycles(isa, 0, 0, computing=6000, weights=6000, passes=passes, footprint=2**30) == CALL_CYCLES + 6000 + waits
+
+
+def test_where_memory_has_no_known_speed_arithmetic_is_all() -> None:
+    assert kernel_cycles(replace(A72, dram_bytes_per_cycle=0.0), 0, 10**9, computing=7.0) == CALL_CYCLES + 7
 
 
 def test_a_batch_of_one_through_a_large_matrix_waits_for_its_weights() -> None:

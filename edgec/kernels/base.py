@@ -5,12 +5,13 @@ no weight value is part of it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, Literal
 
 import numpy as np
 
+from edgec.cost import kernel_cycles
 from edgec.ir.graph import Array, Value
 from edgec.ir.layout import Axis, View
 from edgec.ir.types import dtype_bits
@@ -57,8 +58,10 @@ class Epilogue:
 class KernelPlan:
     """One kernel: everything its code depends on, and what it is expected to cost.
 
-    `macs` are multiply-accumulates, `bytes` what it reads and writes once, `cycles` the cost model's estimate on one core. `prepare`: for
-    each argument of the role "prepared" its number and the kernel that makes it, once, from the weight that stands there.
+    `macs` are multiply-accumulates, `bytes` what it reads and writes once. `computing` are the cycles of its work on one core with all
+    operands in a cache nearby, `passes` how often that work goes through the weights; `cycles` is what it is expected to take in a net,
+    with memory (see `timed`). `prepare`: for each argument of the role "prepared" its number and the kernel that makes it, once, from the
+    weight that stands there.
     """
 
     isa: Isa
@@ -66,6 +69,8 @@ class KernelPlan:
     tasks: int
     macs: int = field(default=0, kw_only=True, repr=False)
     bytes: int = field(default=0, kw_only=True, repr=False)
+    computing: float = field(default=0.0, kw_only=True, repr=False)
+    passes: float = field(default=1.0, kw_only=True, repr=False)
     cycles: float = field(default=0.0, kw_only=True, repr=False)
     prepare: tuple[tuple[int, "KernelPlan"], ...] = field(default=(), kw_only=True, repr=False)
 
@@ -117,6 +122,7 @@ class Operands:
     `ints` answers the elements of a constant integer tensor (pads, axes: structure, not weights), None for all others; `floats` those of
     a constant f32 vector that is short enough for one number an axis (the scales of Resize). `narrow` tells whether i8 weights keep
     within -127 and 127, as quantization for sums in 16 bits makes them: of the numbers of a weight, the only thing code may depend on.
+    `footprint` counts the bytes of all weights of the net, which pass through the caches between two uses of one of them.
     """
 
     view: Callable[[Value], View]
@@ -124,6 +130,7 @@ class Operands:
     ints: Callable[[Value], tuple[int, ...] | None]
     floats: Callable[[Value], tuple[float, ...] | None] = lambda _: None
     narrow: Callable[[Value], bool] = lambda _: False
+    footprint: float = 0.0
 
     @classmethod
     def of(cls, weights: Mapping[Value, Array], view: Callable[[Value], View]) -> "Operands":
@@ -138,7 +145,8 @@ class Operands:
             array = weights.get(value)
             return array is not None and bool((array != np.iinfo(np.int8).min).all())
 
-        return cls(view, lambda v: v in weights, lambda v: elements(v, "iu"), lambda v: elements(v, "f"), narrow)
+        return cls(view, lambda v: v in weights, lambda v: elements(v, "iu"), lambda v: elements(v, "f"), narrow,
+                   float(sum(a.nbytes for a in weights.values())))
 
 
 @dataclass(frozen=True)
@@ -172,6 +180,13 @@ def loads_of(region_operands: Sequence[Value], first_arg: int, operands: Operand
 def traffic(args: Sequence[Arg]) -> int:
     """Bytes that a kernel reads and writes when it touches each operand once."""
     return sum(a.elements * dtype_bits(a.dtype) // 8 for a in args if a.role != "scratch")
+
+
+def timed(plan: KernelPlan, footprint: float) -> KernelPlan:
+    """A plan for the CPU with the cycles that it is expected to take in a net with so many bytes of weights."""
+    stored = traffic([a for a in plan.args if a.role in ("weight", "prepared")])
+    return replace(plan, cycles=kernel_cycles(plan.isa, plan.macs, max(0, plan.bytes - stored), computing=plan.computing, weights=stored,
+                                              passes=plan.passes, footprint=footprint))
 
 
 def chunks(rows: int, wanted: int) -> int:

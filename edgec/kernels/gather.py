@@ -95,7 +95,7 @@ def plan_gather(op: str, attrs: Mapping[str, Any], in_views: Sequence[View], out
     moved = traffic(args[1:]) + args[-1].elements
     cycles = units * (6.0 * len(components) + size / (isa.lanes if slices[-1].strides[0] == 1 else 1))
     return GatherPlan(isa, args, -(-units // rows), points=points, slices=slices, components=components, rows=rows, epilogue=epilogue.expr,
-                      name=op.lower(), bytes=moved, cycles=cycles)
+                      name=op.lower(), bytes=moved, computing=cycles)
 
 
 def plan_scatter(op: str, attrs: Mapping[str, Any], in_views: Sequence[View], out_view: View, dtypes: Sequence[str],
@@ -125,7 +125,7 @@ def plan_scatter(op: str, attrs: Mapping[str, Any], in_views: Sequence[View], ou
     args = (*inputs, Arg("output", dtypes[-1], extent(out_view)))
     return GatherPlan(isa, args, 1, points=points, slices=_vector_last(slices, (2, 3)), components=made[2],
                       rows=prod(it.extent for it in points), epilogue=Expr((dtypes[0],)), copy=copy, reduction=REDUCTIONS[word],
-                      name=op.lower(), bytes=traffic(args), cycles=float(args[-1].elements / isa.lanes + args[2].elements))
+                      name=op.lower(), bytes=traffic(args), computing=float(args[-1].elements / isa.lanes + args[2].elements))
 
 
 _Made = tuple[tuple[Loop, ...], tuple[Loop, ...], tuple[Component, ...]]

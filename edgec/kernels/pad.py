@@ -87,5 +87,5 @@ def pad(region: Region, isa: Isa, operands: Operands) -> Planned | str:
     moved = traffic(args)
     tasks = y.axes[order[0]].extent if len(order) > 1 else 1
     plan = PadPlan(isa, tuple(args), tasks, x=x, y=y, before=before, order=order, value=fill is not None, bytes=moved,
-                   cycles=moved / max(1.0, isa.l2_bytes_per_cycle or 16.0))
+                   computing=moved / max(1.0, isa.l2_bytes_per_cycle or 16.0))
     return Planned(plan, (value, *((fill,) if fill else ())))

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from edgec.ir.graph import Array, Node, Value
 from edgec.ir.layout import View
@@ -30,7 +31,7 @@ from edgec.kernels import (
     window,
     winograd,
 )
-from edgec.kernels.base import KernelPlan, Operands, Planned
+from edgec.kernels.base import KernelPlan, Operands, Planned, timed
 from edgec.kernels.gpu import plan as gpu_plan
 from edgec.kernels.region import Region, region, unscaled
 
@@ -67,10 +68,14 @@ def plan(node: Node, isa: Isa, operands: Operands) -> Planned | str:
     if isinstance(isa, Device):
         return f"no kernel is written for a unit that is driven through {isa.driver}"
     made = _own(node, isa, operands)
-    if not isinstance(made, str) or node.op not in plan_generic.TABLE:
-        return made
-    generic = plan_generic.generic(node, isa, operands)
-    return f"{made}; through TVM: {generic}" if isinstance(generic, str) else generic
+    if isinstance(made, str) and node.op in plan_generic.TABLE:
+        generic = plan_generic.generic(node, isa, operands)
+        made = f"{made}; through TVM: {generic}" if isinstance(generic, str) else generic
+    return made if isinstance(made, str) else _timed(made, operands.footprint)
+
+
+def _timed(made: Planned, footprint: float) -> Planned:
+    return replace(made, plan=timed(made.plan, footprint))
 
 
 def copy(source: Value, read: View, write: View, isa: Isa) -> Planned | str:
@@ -79,7 +84,8 @@ def copy(source: Value, read: View, write: View, isa: Isa) -> Planned | str:
         return gpu_plan.copy(source, read, write, isa)
     if isinstance(isa, Device):
         return f"no copy is written for a unit that is driven through {isa.driver}"
-    return plan_map.copy(source, read, write, isa)
+    made = plan_map.copy(source, read, write, isa)
+    return made if isinstance(made, str) else _timed(made, 0)
 
 
 def why_generic(node: Node, isa: Isa, operands: Operands) -> str | None:

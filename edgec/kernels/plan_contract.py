@@ -168,7 +168,8 @@ def _contraction(region: Region, isa: Isa, images: Images, nest: _Nest) -> Plann
         epilogue=images.epilogue(region), w=nest.w, name=nest.name, form=nest.form,
         streams=min(tile.nb, streams(isa, args[1].elements * dtype_bits(args[1].dtype) // 8)) if once else 1,
         together=together, widen=widen,
-        macs=macs, bytes=traffic(args), cycles=tile.cycles * n * groups)
+        macs=macs, bytes=traffic(args), computing=tile.cycles * n * groups,
+        passes=count * sum(-(-t.out_count // tile.tw) for t in nest.xs))
     return Planned(plan, (*images.inputs, *region.operands))
 
 

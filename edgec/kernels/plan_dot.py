@@ -121,7 +121,8 @@ class _Nest:
         plan = DotPlan(
             isa, (), fixed * row_chunks, x=x, y=y, ys=ys, xs=xs, kernel=kernel, groups=groups, widths=widths, columns=tile.tw, chunk=chunk,
             merged=merged, unroll=unroll, row_chunks=row_chunks, form=form, zero=self.zero is not None, bias=bias,
-            epilogue=epilogue, name=name, stored=stored, macs=macs, cycles=tile.cycles * n * groups)
+            epilogue=epilogue, name=name, stored=stored, macs=macs, computing=tile.cycles * n * groups,
+            passes=ys.out_count * -(-xs.out_count // tile.tw))
         args = self._args(plan.groups * plan.group_bytes + 4 * y.axes[1].extent)
         zeros = (self.zero,) if self.zero is not None else ()
         return Planned(replace(plan, args=args, bytes=traffic(args)), (*images.inputs, *zeros, *used))
@@ -151,7 +152,7 @@ class _Nest:
         plan = DepthPlan(
             isa, (), fixed * row_chunks, x=x, y=y, ys=ys, xs=xs, widths=widths, columns=columns, row_chunks=row_chunks, form=form,
             zero=self.zero is not None, bias=bias, epilogue=epilogue, macs=macs,
-            cycles=depth_cycles(isa, form, (ys.count, xs.count), fixed * ys.out_count * xs.out_count, xs.step))
+            computing=depth_cycles(isa, form, (ys.count, xs.count), fixed * ys.out_count * xs.out_count, xs.step))
         args = self._args(plan.weight_bytes + 4 * channels)
         zeros = (self.zero,) if self.zero is not None else ()
         return Planned(replace(plan, args=args, bytes=traffic(args)), (*images.inputs, *zeros, *used))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgec.cost import kernel_cycles, node_macs
+from edgec.cost import node_macs
 from edgec.ir.graph import Graph, Node, Value
 from edgec.ir.types import Tensor, dtype_bits
 from edgec.isa import Isa
@@ -67,7 +67,7 @@ def generic(node: Node, isa: Isa, operands: Operands) -> Planned | str:
     kinds = tuple(_bits(v.tensor.dtype) if rule.bits else v.tensor.dtype for v in every)
     plan = GenericPlan(isa, tuple(args), 1, op=node.op, attrs=_plain(attrs), operands=given, shapes=tuple(v.dims for v in every),
                        dtypes=kinds, bounds=_bounds(node, rule, given), macs=macs, bytes=moved,
-                       cycles=kernel_cycles(isa, macs, moved, computing=_SLOW * (largest + macs)))
+                       computing=float(_SLOW * (largest + macs)))
     return Planned(plan, values, node.outputs)
 
 

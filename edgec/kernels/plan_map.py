@@ -14,6 +14,11 @@ from edgec.kernels.map import Loop, MapPlan, nest, task_rows
 from edgec.kernels.region import Region
 
 _ENTRIES = 256
+_SIMPLE = 4.0       # cycles of a plain operation on a vector
+_WORK = {"Pow": 60.0, **dict.fromkeys(("Exp", "Log", "Sigmoid", "Tanh", "Erf", "Elu", "Selu", "Celu", "Swish"), 25.0),
+         **dict.fromkeys(("Gelu", "Mish", "Softplus", "Sin", "Cos"), 40.0), "Div": 16.0, "Sqrt": 16.0}
+"""Cycles of those that take longer: Pow was measured, the others are as many times its instructions."""
+_APART = (1.0, 3.5)     # cycles to fetch or store one element alone: in a copy, and between operations; measured
 
 
 def elementwise(region: Region, isa: Isa, operands: Operands) -> Planned | str:
@@ -40,8 +45,15 @@ def lookup(region: Region, isa: Isa, operands: Operands) -> Planned | str:
     plan = made.plan
     args = (plan.args[0], Arg("input", table.tensor.dtype, _ENTRIES), *plan.args[1:])
     loops = tuple(Loop(it.extent, (it.strides[0], 0, *it.strides[1:])) for it in plan.loops)
-    cycles = plan.cycles + 1.5 * region.result.elements
-    return Planned(replace(plan, args=args, loops=loops, table=_ENTRIES, cycles=cycles), (x, table, *region.operands))
+    computing = plan.computing + 1.5 * region.result.elements
+    return Planned(replace(plan, args=args, loops=loops, table=_ENTRIES, computing=computing), (x, table, *region.operands))
+
+
+def _element(expr: Expr, isa: Isa, inner: Loop) -> float:
+    """The cycles of one element. Operands whose neighbors lie apart are gathered one by one."""
+    computed = (1 + sum(_WORK.get(i.op, _SIMPLE) for i in expr.instrs)) / isa.lanes
+    apart = sum(abs(stride) > 1 for stride in inner.strides) * _APART[bool(expr.instrs)]
+    return computed + (apart if isa.lanes > 1 else 0.0)
 
 
 def copy(source: Value, read: View, write: View, isa: Isa) -> Planned | str:
@@ -68,7 +80,7 @@ def mapped(expr: Expr, inputs: Sequence[Value], views: Sequence[View], output: t
     read = (Arg("input", v.tensor.dtype, extent(view)) for v, view in zip(inputs, views, strict=True))
     args = (*read, Arg("output", value.tensor.dtype, extent(out)))
     moved = traffic(args)
-    work = value.tensor.elements * (1 + 4 * len(expr.instrs)) / isa.lanes
+    work = value.tensor.elements * _element(expr, isa, loops[-1])
     plan = MapPlan(isa, args, -(-loops[0].extent // rows), loops=loops, rows=rows, expr=expr, name=name, bytes=moved,
-                   cycles=max(work, moved / max(1.0, isa.l2_bytes_per_cycle or 16.0)))
+                   computing=max(work, moved / max(1.0, isa.l2_bytes_per_cycle or 16.0)))
     return Planned(plan, tuple(inputs))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 
-from edgec.cost import fits, kernel_cycles, memory_cycles, tile_cycles
+from edgec.cost import fits, memory_cycles, tile_cycles
 from edgec.ir.graph import Node, Value
 from edgec.ir.layout import View
 from edgec.isa import Isa
@@ -167,7 +167,7 @@ def _plan(node: Node, isa: Isa, inputs: tuple[Value, ...], x: View, views: Seque
         chains=chains, bias=bias, backward=node.attrs.get("direction", "forward") == "reverse", cell=cell,
         reset=_reset(_activations(node)[0]) if first else None, ahead=ahead)
     macs = steps * batch * sides * gates * hidden * (size + hidden)
-    return replace(plan, macs=macs, bytes=traffic(args), cycles=kernel_cycles(isa, macs, traffic(args), computing=_cycles(plan)))
+    return replace(plan, macs=macs, bytes=traffic(args), computing=_cycles(plan))
 
 
 def _ahead(isa: Isa, wide: int, lanes: Sequence[int], sizes: tuple[int, int], gates: int) -> tuple[int, int]:

@@ -87,5 +87,6 @@ def _window(op: Literal["depthwise", "max", "average", "sum"], region: Region, i
     plan = WindowPlan(
         isa, args, fixed * row_chunks, op=op, x=images.x, y=y, ys=ys, xs=xs, widths=widths, columns=columns, row_chunks=row_chunks,
         bias=images.bias, epilogue=images.epilogue(region), divisor=divisor, looped=looped,
-        macs=channels * n * work if op == "depthwise" else 0, bytes=traffic(args), cycles=fixed * work * 1.25 / isa.load_ports)
+        macs=channels * n * work if op == "depthwise" else 0, bytes=traffic(args),
+        computing=fixed * work * 1.25 / isa.load_ports)
     return Planned(plan, (*images.inputs, *region.operands))

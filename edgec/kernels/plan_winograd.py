@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from edgec.cost import choose_tile, kernel_cycles, memory_cycles
+from edgec.cost import choose_tile, memory_cycles
 from edgec.ir.layout import Axis
 from edgec.ir.types import dtype_bits
 from edgec.isa import Isa
-from edgec.kernels.base import Arg, Operands, Planned, chunks, traffic, vectors
+from edgec.kernels.base import Arg, Operands, Planned, chunks, timed, traffic, vectors
 from edgec.kernels.image import Images
 from edgec.kernels.plan_contract import convolution as direct
 from edgec.kernels.region import Region
@@ -30,7 +30,8 @@ def convolution(region: Region, isa: Isa, operands: Operands) -> Planned | str:
     made = direct(region, isa, operands)
     if isinstance(made, str) or isa.fact("exact") or isa.fact("optimize") == "size" or isa.lanes == 1:
         return made                                                    # without vectors: a microcontroller, which has no room for filters
-    forms = [f for f in (_form(region, isa, operands, m) for m in _SUMS) if f is not None and f.plan.cycles < _GAIN * made.plan.cycles]
+    limit = _GAIN * timed(made.plan, operands.footprint).cycles
+    forms = [f for m in _SUMS if (f := _form(region, isa, operands, m)) is not None and timed(f.plan, operands.footprint).cycles < limit]
     return min([*forms, made], key=lambda planned: _price(isa, planned))
 
 
@@ -40,7 +41,7 @@ def _price(isa: Isa, planned: Planned) -> float:
     A model with many of them is larger than the caches, so that is also what they cost when nothing hides it.
     """
     kept = sum(a.elements * dtype_bits(a.dtype) // 8 for a in planned.plan.args if a.role in ("weight", "prepared"))
-    return planned.plan.cycles + kept / (isa.dram_bytes_per_cycle or 1.0)
+    return timed(planned.plan, 0).cycles + kept / (isa.dram_bytes_per_cycle or 1.0)
 
 
 def _form(region: Region, isa: Isa, operands: Operands, m: int) -> Planned | None:
@@ -82,15 +83,14 @@ def _plan(region: Region, isa: Isa, images: Images, m: int, pads: tuple[int, int
     args = list(images.args(region))
     args[1] = Arg("prepared", "f32", filters)
     args.append(Arg("scratch", "f32", scratch_elements(side, tiles, ic, max(map(sum, widths)))))
-    streamed = blocks * memory_cycles(isa, filters * 4, filters * 4)
+    streamed = (blocks - 1) * memory_cycles(isa, filters * 4, filters * 4)      # again: the first time counts as that of all weights
     transforms = parts * _transform(isa, side, m, ic) + _transform(isa, side, m, oc, back=True)
     computing = max(blocks * tile.cycles, streamed) + total * transforms
-    cycles = kernel_cycles(isa, 0, traffic(args[:1] + args[2:]), computing=computing)
     stored = Arg("weight", images.inputs[1].tensor.dtype, ic * oc * TAPS * TAPS)
     prepare = FiltersPlan(isa, (stored, Arg("output", "f32", filters)), len(widths), m=m, channels=ic, widths=widths)
     plan = WinogradPlan(isa, tuple(args), runs * parts, x=x, y=y, m=m, pads=pads, widths=widths, tiles=tiles,
                         columns=min(tile.tw, tiles), runs=runs, parts=parts, bias=images.bias, epilogue=images.epilogue(region),
-                        macs=macs, bytes=traffic(args), cycles=cycles)
+                        macs=macs, bytes=traffic(args), computing=computing, passes=blocks)
     return Planned(replace(plan, prepare=((1, prepare),)), (*images.inputs, *region.operands))
 
 

@@ -155,7 +155,7 @@ def _assemble(kind: str, attrs: Mapping[str, Any], views: Sequence[View], axes: 
     return ReducePlan(
         isa, args, -(-units // rows), op=kind, kept=kept, reduced=reduced, along=along, group=group, rows=rows, prologue=prologue,
         params=params, epilogue=epilogue, eps=float(attrs.get("epsilon", default_eps)), order=int(attrs.get("p", 2)), flags=flags,
-        bytes=moved, cycles=max(elements * work / isa.lanes, moved / max(1.0, isa.l2_bytes_per_cycle or 16.0)))
+        bytes=moved, computing=max(elements * work / isa.lanes, moved / max(1.0, isa.l2_bytes_per_cycle or 16.0)))
 
 
 def _axes(op: str, attrs: Mapping[str, Any], rank: int) -> tuple[int, ...]:

@@ -148,7 +148,7 @@ def _assemble(attrs: Mapping[str, Any], words: tuple[str, str, str], resized: li
         isa, args, -(-units // rows), outer=tuple(merged), axes=tuple(resized), inner=inner, rows=rows, mode=mode, coordinates=coordinates,
         nearest=nearest, cubic=float(attrs.get("cubic_coeff_a", -0.75)), exclude_outside=bool(attrs.get("exclude_outside", 0)),
         extrapolation=float(attrs.get("extrapolation_value", 0.0)), epilogue=epilogue, bytes=moved,
-        cycles=max(work, moved / max(1.0, isa.l2_bytes_per_cycle or 16.0)))
+        computing=max(work, moved / max(1.0, isa.l2_bytes_per_cycle or 16.0)))
 
 
 def _stride(axis: Axis) -> int | None:

@@ -11,7 +11,7 @@ from edgec.errors import UnsupportedModel
 from edgec.ir.graph import Graph, Node, Value
 from edgec.ir.types import Tensor
 from edgec.isa import Isa, cpu_isa
-from edgec.kernels.base import KernelPlan, Operands
+from edgec.kernels.base import KernelPlan, Operands, traffic
 from edgec.kernels.plan import plan
 from edgec.pipeline import Context, run_passes
 from edgec.study.edits import Edited
@@ -22,8 +22,8 @@ TABLE = "45nm"
 _KERNELS = "integers,promote,canonicalize,cluster"
 _SCATTERED = {"memory": 2.2, "lane": 1.3}
 """How much longer a weight takes in a sparse kernel than in a dense one: both take as long at 55 % zeros (x86) and 22 % (aarch64)."""
-_PLACE = 1.0
-"""Bytes that tell where a weight stands in a sparse matrix."""
+_REAL, _PLACE = 4.0, 1.0
+"""Bytes of a weight, and of what tells where it stands in a sparse matrix."""
 
 
 @dataclass(frozen=True)
@@ -46,25 +46,30 @@ class Prices:
         graph = layer.stored if edited is None else layer.alone if edited.guessed else edited.graph
         if edited is not None and edited.dtype == "i8":
             graph = _closed(graph)
-        plans = list(_plans(graph, self.target, self.isa))
+        plans = list(_plans(graph, self.target, self.isa, self.footprint))
         stored = float(sum(a.nbytes for a in graph.weights.values()))
-        moved, computing, macs = (float(sum(getattr(p, what) for p in plans)) for what in ("bytes", "cycles", "macs"))
+        moved, cycles, macs = (float(sum(getattr(p, what) for p in plans)) for what in ("bytes", "cycles", "macs"))
         dtype, density = ("f32", 1.0) if edited is None else (edited.dtype, edited.density)
         if density < 1:
             weights = layer.weight.nbytes
             kept = density * (weights + _PLACE * layer.weight.size)
             stored, moved = stored - weights + kept, moved - weights + kept
-            computing *= density * _SCATTERED[self.isa.broadcast]
-        cycles = kernel_cycles(self.isa, macs * density, moved, footprint=max(moved, self.footprint), computing=computing)
-        cycles += kernel_cycles(self.isa, 0, 0) * (len(plans) - 1)
+            cycles = sum(self._sparse(p, density) if p.macs else p.cycles for p in plans)
         return Cost(predicted_us(self.isa, cycles), stored, energy(macs * density, stored, dtype, TABLE, sram=moved).value)
 
+    def _sparse(self, plan: KernelPlan, density: float) -> float:
+        """The cycles of a kernel that leaves zeros out, taken from the dense one."""
+        weights = traffic([a for a in plan.args if a.role in ("weight", "prepared")])
+        each = (_REAL + _PLACE) / _REAL
+        return kernel_cycles(self.isa, 0, plan.bytes - weights, computing=plan.computing * density * _SCATTERED[self.isa.broadcast],
+                             weights=weights * density * each, passes=plan.passes, footprint=self.footprint)
 
-def _plans(graph: Graph, target: Target, isa: Isa) -> Iterator[KernelPlan]:
-    """The kernels of a layer alone, as its values will probably lie in the net."""
+
+def _plans(graph: Graph, target: Target, isa: Isa, footprint: float) -> Iterator[KernelPlan]:
+    """The kernels of a layer alone, as its values will probably lie in the net, whose weights are so many bytes."""
     cluster = access.module("passes.cluster")
     made = run_passes(graph, _KERNELS, access.module("passes.catalog").CATALOG, Context(target))
-    operands = Operands.of(made.weights, lambda v: cluster.assumed_view(v, isa))
+    operands = replace(Operands.of(made.weights, lambda v: cluster.assumed_view(v, isa)), footprint=footprint)
     for node in made.nodes:
         known = all(v in made.weights for v in node.inputs)
         if known or node.op in cluster.VIEWS or _is_border(node, made):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
-from edgec.cost import CALL_CYCLES, int8_peak, kernel_cycles, node_bytes, node_facts, node_macs
+from edgec.cost import int8_peak, kernel_cycles, node_bytes, node_facts, node_macs
 from edgec.ir.edit import reads
 from edgec.ir.evaluate import is_pure
 from edgec.ir.graph import Graph, Node, Value
@@ -143,7 +143,7 @@ class _Groups:
         facts |= {"bytes": moved + weights, "weight_bytes": weights} if known else {}
         cpu, *others = self.units
         macs = node_macs(anchor) if known else 0
-        cycles = self.integers.get(quantized.makes[0].name) or _bytewise(self.isa, macs, moved + weights)
+        cycles = self.integers.get(quantized.makes[0].name) or _bytewise(self.isa, macs, moved, weights, self.images.footprint)
         offers = {cpu.name: Offer(_us(self.isa, cycles))}
         for unit in others:
             offer = self._elsewhere(unit, [n for n in nodes if n.op not in _LINEAR], anchor, facts, None)
@@ -229,10 +229,9 @@ def _us(isa: Isa, cycles: float) -> float:
     return cycles / isa.clock_hz * 1e6
 
 
-def _bytewise(isa: Isa, macs: int, moved: int) -> float:
+def _bytewise(isa: Isa, macs: int, moved: int, weights: int, footprint: float) -> float:
     """The cycles of a kernel in bytes, at the speed of the instruction that multiplies these."""
-    computing = macs / int8_peak(isa)
-    return kernel_cycles(isa, macs, moved, computing=computing) if macs or moved else CALL_CYCLES
+    return kernel_cycles(isa, macs, moved, computing=macs / int8_peak(isa), weights=weights, footprint=footprint)
 
 
 def _strange(node: Node) -> str:
