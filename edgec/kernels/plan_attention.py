@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from types import MappingProxyType
 
-from edgec.cost import choose_tile, fits, kernel_cycles, tile_cycles
+from edgec.cost import choose_tile, fits, tile_cycles
 from edgec.ir.graph import Graph, Node, Value
 from edgec.ir.layout import Axis, View
 from edgec.isa import Isa
@@ -132,5 +132,4 @@ def _plan(isa: Isa, heads: _Heads, scores: Region, inputs: Sequence[Value]) -> A
     first = len(along) / most * -(-rows // tile.tw) * tile_cycles(isa, tile.tw, most, depth, lane=lane)
     powers = rows * len(along) * (_EXP + len(scores.expr.instrs)) / isa.fma_ports
     turning = plan.parts * 2.0 * columns * -(-depth // isa.lanes) * turned
-    cycles = kernel_cycles(isa, macs, traffic(args), computing=count * (tile.cycles + first + powers + turning))
-    return replace(plan, macs=macs, bytes=traffic(args), cycles=cycles)
+    return replace(plan, macs=macs, bytes=traffic(args), computing=count * (tile.cycles + first + powers + turning))
