@@ -8,7 +8,6 @@ import pytest
 
 from edgec.access import module
 from edgec.build import compile_graph, report
-from edgec.cost import CALL_CYCLES
 from edgec.fitting import Fitted
 from edgec.ir.graph import Graph, Node, Value
 from edgec.ir.types import Tensor
@@ -56,12 +55,12 @@ def test_study_and_partition_say_what_the_summary_says() -> None:
 
 
 def test_one_layer_alone_finds_its_weights_nearer_than_in_a_net() -> None:
-    node, isa = net(1).nodes[0], cpu_isa(A72)
+    node, isa = net(1).nodes[0], cpu_isa(find("x86-64-v3"))
     alone = Operands.of(net(1).weights, lambda v: v.tensor.view)
     assert alone.footprint == SIZE * SIZE * 4
-    near, far = (plan(node, isa, o) for o in (alone, replace(alone, footprint=2**22)))
+    near, far = (plan(node, isa, o) for o in (alone, replace(alone, footprint=2**24)))
     assert not isinstance(near, str)
     assert not isinstance(far, str)
     assert near.plan.computing == far.plan.computing
-    assert near.plan.cycles == near.plan.computing + CALL_CYCLES < far.plan.cycles
+    assert near.plan.cycles < 0.5 * far.plan.cycles
     assert repr(near.plan) == repr(far.plan)                           # what a net weighs is no part of a kernel
