@@ -55,10 +55,10 @@ def test_study_and_partition_say_what_the_summary_says() -> None:
 
 
 def test_one_layer_alone_finds_its_weights_nearer_than_in_a_net() -> None:
-    node, isa = net(1).nodes[0], cpu_isa(find("x86-64-v3"))
-    alone = Operands.of(net(1).weights, lambda v: v.tensor.view)
+    given, isa = net(1), cpu_isa(find("x86-64-v3"))
+    alone = Operands.of(given.weights, lambda v: v.tensor.view)
     assert alone.footprint == SIZE * SIZE * 4
-    near, far = (plan(node, isa, o) for o in (alone, replace(alone, footprint=2**24)))
+    near, far = (plan(given.nodes[0], isa, o) for o in (alone, replace(alone, footprint=2**24)))
     assert not isinstance(near, str)
     assert not isinstance(far, str)
     assert near.plan.computing == far.plan.computing
