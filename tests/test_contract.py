@@ -141,7 +141,7 @@ def test_product_with_narrow_weights(rows: int, columns: int, isa: Isa) -> None:
     planned = plan(Node("MatMul", (x, w), (y,)), isa, Operands.of({w: weight}, lambda v: v.tensor.view))
     assert not isinstance(planned, str)
     if isa is not OPENCL:
-        assert bool(planned.plan.scratch) == (rows > 100)
+        assert bool(planned.plan.scratch) == (rows > 100 and isa is A72)            # x86 converts them as it loads them
 
 
 @pytest.mark.parametrize("isa", on(AVX512, AVX2, A72))

@@ -151,7 +151,8 @@ def _contraction(region: Region, isa: Isa, images: Images, nest: _Nest) -> Plann
                            strided=any(t.step != t.pitch and t.count > 1 for t in nest.xs), stored=stored)
 
     tile, total = best(_WIDE), (x.axes[1].extent // groups) * ky * kx
-    widen = _widens(isa, nest, stored, tile, total, count * pieces)
+    folded = isa.broadcast == "memory" and images.inputs[1].tensor.dtype == "f16"      # x86 converts halves as it loads them
+    widen = not folded and _widens(isa, nest, stored, tile, total, count * pieces)
     tile = tile if widen else best(stored)
     once = nest.w is None and count * n == 1 and pieces <= tile.tw
     widths = tuple(along[i:i + tile.nb] for i in range(0, len(along), tile.nb))
