@@ -117,6 +117,15 @@ def test_reasons_not_to(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tuning.tune(ranked, instead, weights, images(8, 1), images(1, 2)) == "Hardmax that makes %l has no derivative"
 
 
+def test_steps_that_lead_nowhere_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = net()
+    instead, weights = halves(graph, "second third")
+    monkeypatch.setattr(tuning, "_RATE", 1e20)
+    found = tuning.tune(graph, instead, weights, images(8, 1), images(1, 2))
+    assert found.after == found.before
+    assert all(np.array_equal(found.weights[v], weights[v]) for v in weights)
+
+
 def test_slopes_of_a_net_agree_with_differences(monkeypatch: pytest.MonkeyPatch) -> None:
     graph, (feed,), draw = net(), images(1, 3), np.random.default_rng(0)
     instead, weights = halves(graph, "first second third")

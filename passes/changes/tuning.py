@@ -64,6 +64,8 @@ def tune(graph: Graph, instead: Mapping[Node, Sequence[Node]], weights: Mapping[
     small = _Net(splice(graph, instead, weights), weights)
     if small.fixed:
         return f"{small.fixed} has no derivative"
+    if not _reals(graph):
+        return "no output is in f32"
     together = max(1, -(-_TOGETHER // _batch(graph)))
     return _Tuning(graph, small, _looked_at(graph, instead), given).run(held, _passes(given, graph, small.graph), together)
 
@@ -112,7 +114,7 @@ class _Tuning:
         self.whole, self.small, self.given = _Net(whole, {}), small, given
         self.images = {v.name: _axes(whole, v) for v in whole.inputs}
         self.draw = np.random.default_rng(0)
-        outputs = [v for v in whole.outputs if isinstance(v.type, Tensor) and v.type.dtype == "f32"]
+        outputs = _reals(whole)
         known = [self.whole.run(f) for f in given[:_TOGETHER]]
         spread = {v: max(_spread([k[v] for k in known]), _NOTHING) for v in {*looked_at, *outputs}}
         self.shares = {v: _ON_THE_WAY / (spread[v] * len(looked_at)) for v in looked_at}
@@ -126,8 +128,9 @@ class _Tuning:
         before = self._lost(held, wanted)
         for fewer in (1, _FEWER):
             self.small.weights = dict(start)
-            self._descend(max(1, passes // fewer), together, _RATE / fewer)
-            after = self._lost(held, wanted)
+            with np.errstate(all="ignore"):                             # steps that lead nowhere are noticed by what they lose
+                self._descend(max(1, passes // fewer), together, _RATE / fewer)
+                after = self._lost(held, wanted)
             if after < before:
                 return Tuned(self.small.weights, before, after)
         return Tuned(start, before, before)
@@ -207,12 +210,19 @@ def _batch(graph: Graph) -> int:
     return max(1, min((v.dims[0] for v in graph.inputs if isinstance(v.type, Tensor) and v.type.is_static and v.dims), default=1))
 
 
+def _reals(graph: Graph) -> list[Value]:
+    return [v for v in graph.outputs if isinstance(v.type, Tensor) and v.type.dtype == "f32"]
+
+
 def _passes(given: Sequence[Feed], whole: Graph, small: Graph) -> int:
     return min(_PASSES, int(_WORK / max(len(given) * (_macs(whole) + _BACKWARD * _macs(small)), 1)))
 
 
 def _macs(graph: Graph) -> int:
-    return sum(node_macs(n) for n in graph.nodes if n.op in ("Conv", "Gemm", "MatMul"))
+    def static(n: Node) -> bool:
+        return all(isinstance(v.type, Tensor) and v.type.is_static for v in (*n.inputs, *n.outputs) if v is not None)
+
+    return sum(node_macs(n) for n in graph.nodes if n.op in ("Conv", "Gemm", "MatMul") and static(n))
 
 
 def _spread(arrays: Sequence[Array]) -> float:
