@@ -63,11 +63,11 @@ def _rank(n: int) -> int:
 
 
 def race(contestants: Mapping[str, Callable[[], object]], *, warmup: int = 3, iterations: int | None = None, duration: float = 3.0,
-         block: float = BLOCK_SECONDS, clock: Callable[[], float] = time.perf_counter) -> dict[str, Times]:
+         block: float = BLOCK_SECONDS, clock: Callable[[], float] = time.perf_counter, settle: float = 0.0) -> dict[str, Times]:
     """Let contestants take turns until `duration` seconds have passed, or each has run `iterations` times if that is given.
 
     Each turn lasts at least `block` seconds and one run. A turn's first run is not counted: it finds the other's data in the caches,
-    and the other's threads still waiting for work.
+    and the other's threads still waiting for work. For threads that wait longer than that, each turn begins with `settle` seconds of rest.
     """
     for run in contestants.values():
         for _ in range(warmup):
@@ -77,6 +77,8 @@ def race(contestants: Mapping[str, Callable[[], object]], *, warmup: int = 3, it
     while True:
         for name, run in contestants.items():
             if not alone:
+                if settle:
+                    time.sleep(settle)
                 run()
             times[name].blocks.append(_turn(run, block, clock, iterations))
         done = min(len(t.runs) for t in times.values())
