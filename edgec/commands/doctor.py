@@ -98,6 +98,9 @@ def _emulators() -> Iterator[Finding]:
                 yield Finding(f"run {machine}", ok=True, detail=command(machine, "")[0])
             except ToolMissing as error:
                 yield Finding(f"run {machine}", ok=False, detail="no emulator", install=error.install)
+    remote = shutil.which("ssh")
+    yield Finding("run on other machines", ok=bool(remote), detail=remote or "no ssh, which --on needs",
+                  install="" if remote else "apt-get install openssh-client")
     found = shutil.which("qemu-system-arm")
     yield Finding("run microcontrollers", ok=bool(found), detail=found or "no emulator", install="" if found else BOARD_INSTALL)
 

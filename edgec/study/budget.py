@@ -5,7 +5,7 @@ program. The whole result is then measured on samples that nothing was fitted to
 a smaller one, and for a larger one where there is room; what cannot be met is refused, with what could be reached and at what price.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -32,6 +32,7 @@ Choice = Mapping[str, str]
 _HELD_OUT = 4           # one run in so many is kept to judge by
 _LEAST = 8              # runs without which nothing can be judged
 _TRIES = 6
+_SMALLER = 3            # ratios that are tried to tell what could be met
 _WORTH = 0.05           # of a layer's time or bytes, what an edit has to save to be worth an error
 _FLOOR = 0.01           # of these, what int8 saves at least
 _INT8, _RANK = "int8", "rank-1/"
@@ -167,13 +168,28 @@ def decide(graph: Graph, target: Target, samples: Samples, way: Way, accuracy: A
 
 
 def check(graph: Graph, target: Target, samples: Samples, way: Way, options: Mapping[str, Any], accuracy: Accuracy) -> Decision:
-    """What was asked for layer by layer or by a ratio, measured; DoesNotFit says what it costs."""
+    """What was asked for layer by layer or by a ratio, measured; DoesNotFit says what it costs, and what smaller ratios do."""
     judge = _Judge(_plain(graph, target, samples), target, way, samples, accuracy)
     found = judge.measure(options)
     said = " and ".join(k if v is True else f"{k} {v}" for k, v in options.items())
     if not found.ok:
-        raise DoesNotFit(f"{said} costs {found} on {judge.count}, and {accuracy} is asked; auto keeps the layers that this needs")
+        smaller = "".join(f"; {text}" for text in _smaller(judge, options))
+        raise DoesNotFit(f"{said} costs {found} on {judge.count}, and {accuracy} is asked{smaller}; auto keeps the layers that this needs")
     return Decision(options, judge.fitted, Trial({}, 0.0, found), (), None, (f"{said} costs {found} on {judge.count}",))
+
+
+def _smaller(judge: "_Judge", options: Mapping[str, Any]) -> Iterator[str]:
+    """What ratios nearer to one cost, down to one that is within the budget."""
+    try:
+        ratio = float(options["rank"])
+    except ValueError:
+        return                      # ranks of single layers have nothing between them and none
+    for _ in range(_SMALLER):
+        ratio = 1 + (ratio - 1) / 2
+        found = judge.measure({**options, "rank": f"{ratio:.3g}"})
+        yield f"rank {ratio:.3g} costs {found}{', which is within it' if found.ok else ''}"
+        if found.ok:
+            return
 
 
 def _plain(graph: Graph, target: Target, samples: Samples) -> Graph:
