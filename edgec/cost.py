@@ -22,13 +22,15 @@ _STORE = 0.75           # cycles to set up and store one accumulator, fitted
 _FEW = 1.03             # too few accumulators to hide the latency of all of them in practice, fitted
 _MANY = 0.003           # each accumulator beyond twice the latency lengthens the code of a tile for nothing, fitted
 _SPILL = 1.25           # some accumulators live in memory: measured 1.3 to 2, enough to lose against every tile that fits
-_STREAM = 0.5           # of the second level's nominal speed, what a stream of weights between multiplications reaches, measured
+_STREAM = 0.7           # of the second level's nominal speed, what a stream of weights between multiplications reaches, measured with AVX2
 _SHARE = 0.3            # of the cycles of such a stream, how many the multiplications do not hide, fitted
 _LOAD = 0.08            # of the cycles of loads, how many the multiplications do not hide, fitted
 _REQUANTIZE = 9.0       # vector operations that scale, round and store one accumulator of integers, as counted in machine code
 _CONVERT = 0.5          # cycles for each vector of weights that is widened in the loop, measured on Zen 4
 _PAIR = 1.1             # fewer than three widened vectors a step are slower than that, however many columns share them, measured on Zen 4
 _PIECE = 0.003          # each further kind of tile is code of its own, fitted
+_LOADED_ONCE = 5        # registers into which LLVM loads inputs ahead where each is used once: on AVX2, 10x1 and wider tiles spilled
+_NO_OPERAND = 16        # with so few registers, a multiplication has no operand that is broadcast from memory: AVX2 and older
 _AHEAD = 3              # registers into which LLVM loads what comes next, in the lane form: with fewer, all 16 tiles tried spilled
 _AHEAD_STRIDED = 7      # the same where columns share no inputs over a row of taps, which it unrolls
 
@@ -50,12 +52,13 @@ def peak_macs(isa: Isa) -> float:
 def fits(isa: Isa, tw: int, nb: int, *, lane: bool = False, strided: bool = False) -> bool:
     """Tell whether accumulators, weights and inputs of a tile have a register each, so that nothing is spilled.
 
-    An input is broadcast into one register (on x86 often none, but weights need one to be loaded ahead); in the lane form each column
+    An input is broadcast into one register (with AVX-512 often none, but weights need one to be loaded ahead); in the lane form each column
     keeps a register of its own, and the compiler wants some for itself: more where a kernel of several taps is `strided`.
     """
     if lane:
         return tw * nb + nb + tw <= isa.registers - (_AHEAD_STRIDED if strided else _AHEAD)
-    return tw * nb + nb + 1 <= isa.registers
+    once = _LOADED_ONCE if nb == 1 and isa.lanes > 1 and isa.registers <= _NO_OPERAND else 0
+    return tw * nb + nb + 1 + once <= isa.registers
 
 
 def tile_cycles(isa: Isa, tw: int, nb: int, k: int, *, lane: bool = False, stored: int = 4) -> float:
@@ -98,17 +101,20 @@ def _number(isa: Isa, fact: str) -> float:
     return float(value) if isinstance(value, int | float) else 0.0
 
 
-def choose_tile(
+def choose_tile(  # noqa: PLR0913  a shape
     isa: Isa, vectors: Sequence[int], columns: int, k: int, *, rows: int = 1, lane: bool = False, strided: bool = False, stored: int = 4,
+    inputs: int = 0,
 ) -> Tile:
     """Choose the register tile of a direct convolution or a matrix product.
 
     `vectors` lists the lanes of each vector of output channels, `columns` counts the output columns of a row (in a matrix product: rows
     of the left operand), `k` the steps of the reduction, `rows` how often all of it is done, `stored` the bytes of a weight where it lies;
-    `strided`: see `fits`. What is left over gets smaller tiles.
+    `strided`: see `fits`. What is left over gets smaller tiles. Each group of vectors reads all `inputs` bytes anew, from where they lie.
     """
     least = 2 if lane and len(vectors) > 1 else 1  # a lane load serves all vectors of a tile: one vector alone would waste it
-    candidates = (Tile(tw, nb, rows * _tiled_cycles(isa, tw, nb, len(vectors), columns, k, lane=lane, stored=stored))
+    again = _SHARE * memory_cycles(isa, inputs) if inputs > isa.l1_bytes else 0.0
+    candidates = (Tile(tw, nb, rows * _tiled_cycles(isa, tw, nb, len(vectors), columns, k, lane=lane, stored=stored)
+                       + -(-len(vectors) // nb) * again)
                   for nb in range(least, min(len(vectors), isa.registers) + 1)
                   for tw in range(1, min(columns, isa.registers) + 1) if fits(isa, tw, nb, lane=lane, strided=strided))
     return min(candidates, key=lambda t: (t.cycles, -t.tw))

@@ -148,7 +148,8 @@ def _contraction(region: Region, isa: Isa, images: Images, nest: _Nest) -> Plann
 
     def best(stored: int) -> Tile:
         return choose_tile(isa, along, max(t.out_count for t in nest.xs), max(1, reduction), rows=count * len(nest.xs), lane=lane,
-                           strided=any(t.step != t.pitch and t.count > 1 for t in nest.xs), stored=stored)
+                           strided=any(t.step != t.pitch and t.count > 1 for t in nest.xs), stored=stored,
+                           inputs=prod(x.shape) // n // groups * dtype_bits(images.inputs[0].tensor.dtype) // 8)
 
     tile, total = best(_WIDE), (x.axes[1].extent // groups) * ky * kx
     folded = isa.broadcast == "memory" and images.inputs[1].tensor.dtype == "f16"      # x86 converts halves as it loads them
