@@ -43,7 +43,7 @@ _ROWS: Iterable[Pass] = (
          after={"legalize": "what was taken apart leaves scales and biases behind"},
          before={"cluster": "a region keeps its arithmetic: nothing leaves it for the weights"}),
     Pass("factorize", "Matrix products and convolutions become two or three smaller ones: runs when --rank is given.", factorize.run,
-         options={"rank": "auto"}, rewrites=lambda: [factorize.NAME],
+         options={"rank": "auto", "alone": False}, rewrites=lambda: [factorize.NAME],
          after={"absorb": "scales and biases that vanish in a weight are no reason for another rank"},
          before={"promote": "it fits f32 weights, and tells which layers store others",
                  "cluster": "regions grow from the nodes that a layer is made of"}),

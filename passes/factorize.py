@@ -48,7 +48,10 @@ _NOTHING = 1e-30
 
 
 def run(graph: Graph, context: Context) -> Graph:
-    """The graph with factored layers; UsageError when `rank` names no layer, or is `auto` without a target."""
+    """The graph with factored layers; UsageError when `rank` names no layer, or is `auto` without a target.
+
+    With `alone` each layer is fitted by itself, and what follows from changing all of them is not mended by fitting them together.
+    """
     wanted = read(str(context.options.get("rank", "auto")))
     sites = {n: site(graph, n) for n in graph.nodes if n.op in ("MatMul", "Gemm", "Conv")}
     wanted.check([s.name if isinstance(s, Site) else (n.origin or n.output.name) for n, s in sites.items()])
@@ -138,7 +141,7 @@ class _Factorize:
 
     def _tuned(self, instead: Mapping[Node, Sequence[Node]], weights: Mapping[Value, Array]) -> Mapping[Value, Array]:
         """The weights of all parts after they were fitted together, where that helps."""
-        if not self.split:
+        if not self.split or self.context.options.get("alone"):
             return weights
         found = self.split if isinstance(self.split, str) else tune(self.graph, instead, weights, *self.split)
         if isinstance(found, str):

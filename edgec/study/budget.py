@@ -6,7 +6,7 @@ a smaller one, and for a larger one where there is room; what cannot be met is r
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -73,10 +73,10 @@ INT8 = Way("int8", (EDITS[_INT8],))
 BOTH = Way("int8 or low-rank", (EDITS[_INT8], *_HALVES))
 
 
-def passes(options: Mapping[str, Any]) -> str:
-    """The steps of a pipeline that do what `rank`, `int8` and `keep` say."""
+def passes(options: Mapping[str, Any], *, tune: bool = True) -> str:
+    """The steps of a pipeline that do what `rank`, `int8` and `keep` say; without `tune`, each low-rank layer is fitted by itself alone."""
     known, keep = access.module("passes.catalog"), access.module("passes.quantize").KEEP.join(options.get("keep", ()))
-    steps = [known.step("factorize", {"rank": str(options["rank"])})] if "rank" in options else []
+    steps = [known.step("factorize", {"rank": str(options["rank"]), "alone": not tune})] if "rank" in options else []
     return ",".join([*steps, *([known.step("quantize", {"int8": True, "keep": keep})] if options.get("int8") else [])])
 
 
@@ -186,8 +186,8 @@ def _smaller(judge: "_Judge", options: Mapping[str, Any]) -> Iterator[str]:
         return                      # ranks of single layers have nothing between them and none
     for _ in range(_SMALLER):
         ratio = 1 + (ratio - 1) / 2
-        found = judge.measure({**options, "rank": f"{ratio:.3g}"})
-        yield f"rank {ratio:.3g} costs {found}{', which is within it' if found.ok else ''}"
+        found = judge.measure({**options, "rank": f"{ratio:.3g}"}, tune=False)
+        yield f"rank {ratio:.3g}, each layer fitted by itself, costs {found}{', which is within it' if found.ok else ''}"
         if found.ok:
             return
 
@@ -213,10 +213,10 @@ class _Judge:
         self.runs = [evaluate(plain, f) for f in self.held]
         self.reference = Outputs.of(self.names, [[np.asarray(r[n]) for n in self.names] for r in self.runs])
 
-    def measure(self, options: Mapping[str, Any]) -> Measured:
-        """What is lost when the pass does its work with some options."""
+    def measure(self, options: Mapping[str, Any], *, tune: bool = True) -> Measured:
+        """What is lost when the pass does its work with some options; see `passes` for `tune`."""
         known = access.module("passes.catalog")
-        graph = run_passes(self.plain, passes(options), known.CATALOG, Context(self.target, samples=self.fitted))
+        graph = run_passes(self.plain, passes(options, tune=tune), known.CATALOG, Context(self.target, samples=self.fitted))
         runs = [evaluate(graph, f) for f in self.held]
         other = Outputs.of(self.names, [[np.asarray(r[n]) for n in self.names] for r in runs])
         score, drop = self.accuracy.score, other.changed(self.reference)
@@ -268,7 +268,11 @@ class _Search:
             if (choice and choice == everything and low == slack) or (not high and slack > _ROOM):
                 break
             slack = (low * high)**0.5 if low and high else slack * _STEP if low else slack / _STEP
-        return self._decision(max(best, key=lambda t: t.saved) if best else self._gentlest())
+        for trial in sorted(best, key=lambda t: -t.saved):  # tuning takes minutes, so only what shall be built has it
+            tuned = self._tuned(trial)
+            if tuned.measured.ok:
+                return self._decision(tuned)
+        return self._decision(self._gentlest())
 
     def chosen(self, slack: float) -> Choice:
         """The edits that save most while the noise of each output stays within `slack` times its limit."""
@@ -282,9 +286,14 @@ class _Search:
         if self.progress is not None:
             self.progress("verify", len(self.trials), _TRIES)
         saved = sum(r.saved for r in self.rows if choice.get(r.layer) == r.edit)
-        measured = self.judge.measure(self._options(choice))
+        measured = self.judge.measure(self._options(choice), tune=False)
         self.trials.append(Trial(choice, saved / self.total, measured))
         return self.trials[-1]
+
+    def _tuned(self, trial: Trial) -> Trial:
+        """A trial measured as it is built: where layers are low-rank, with all of them fitted together."""
+        options = self._options(trial.choice)
+        return replace(trial, measured=self.judge.measure(options)) if "rank" in options else trial
 
     def _options(self, choice: Choice) -> dict[str, Any]:
         return self.way.options(choice, [s.name for s in self.study.layers])
@@ -295,7 +304,7 @@ class _Search:
     def _gentlest(self) -> Trial:
         """The one edit that is expected to lose least; DoesNotFit when that is too much already."""
         row = min(self.rows, key=lambda r: max(n / max(limit, _NOTHING) for n, limit in zip(r.noise, self.limits, strict=True)))
-        trial = self.tried({row.layer: row.edit})
+        trial = self._tuned(self.tried({row.layer: row.edit}))
         if trial.measured.ok:
             return trial
         self.tried(self.chosen(float("inf")))
