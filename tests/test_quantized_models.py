@@ -1,6 +1,7 @@
 """Quantized models as bundles: bit for bit what ONNX Runtime computes with integers, here and under the emulator of a Cortex-A72."""
 
 import importlib.util
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,21 @@ def share_of_integers(made: Bundle) -> float:
     return float(report["integer_macs"] / report["macs"])
 
 
+def unfused(name: str) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
+    """The integer form of a model in ONNX Runtime, node by node.
+
+    Sums of two quantized tensors that it fuses are rounded otherwise than an Add between DequantizeLinear and QuantizeLinear: in a net
+    with ten of them one byte in some ten million, which then changes many of the last layer.
+    """
+    whole = integer_form(import_model(model(name), static=True))
+    assert whole is not None
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(whole.to_onnx().SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [o.name for o in session.get_outputs()]
+    return lambda feeds: dict(zip(names, session.run(None, dict(feeds)), strict=True))
+
+
 @pytest.mark.parametrize(("name", "target", "count"), [
     (KWS, "host", 20), pytest.param(KWS, "cortex-a72", 20, marks=EMULATED), (RESNET, "host", 20),
     *(pytest.param(name, "cortex-a72", n, marks=[EMULATED, pytest.mark.slow]) for name, n in ((RESNET, 20), (MOBILENET, 4))),
@@ -49,6 +65,8 @@ def test_every_result_is_that_of_onnx_runtime(name: str, target: str, count: int
     assert share_of_integers(made) >= 0.95
     expect, who = reference(made, model(name))
     assert who.endswith("convolutions as QLinearConv")
+    if name == MOBILENET:
+        expect = unfused(name)
     session, (port,) = made.load(poison=True), made.manifest["inputs"]
     classes = set()
     for seed in range(count):
