@@ -146,8 +146,8 @@ class _Tile:
         if plan.chunk > plan.unroll or sum(len(taps) for taps, _ in runs) == 1:
             return False
         pixels = {column.taps.reads(i, t) for taps, columns in runs for t in taps for i in columns}
-        vectors = plan.chunk // self.k.isa.lanes if self.lane_form else plan.chunk
-        return len(pixels) * vectors + max(len(columns) for _, columns in runs) * len(self.widths) > self.k.isa.registers
+        loads = plan.chunk // self.k.isa.lanes if self.lane_form else plan.chunk     # of each pixel
+        return len(pixels) * loads + max(len(columns) for _, columns in runs) * len(self.widths) > self.k.isa.registers
 
     def _channels(self, acc: Accumulators, q: Index, pixel: Index, step: Index, columns: tuple[int, ...], stride: int) -> None:
         """All channels of a chunk at one tap, `unroll` of them at a time; the pixels of neighboring columns lie `stride` apart."""
