@@ -9,7 +9,7 @@ and bounds them on four million arguments of every magnitude, in units of the la
 
 and relative to the argument, for functions whose result has fewer digits near their zeros, in ONNX Runtime as here:
 
-    Gelu 1.2e-7   Gelu (tanh) 1.5e-7   Swish 1.5e-7   Mish 1.4e-7   Celu 1.6e-7   Selu 2.8e-7
+    Gelu 2.1e-7   Gelu (tanh) 1.5e-7   Swish 1.5e-7   Mish 1.4e-7   Celu 1.6e-7   Selu 2.8e-7
 """
 
 from collections.abc import Callable, Sequence
@@ -290,6 +290,8 @@ def _gelu(m: VectorMath, x: Vector, instr: Instr) -> Vector:
     if instr.attr("approximate", "none") in ("tanh", b"tanh"):
         cube = m.hold(m.hold(x * x) * x)
         return x * m.sigmoid(m.hold((cube * m.const(0.044715) + x) * m.const(2.0 * _SQRT_2_OVER_PI)))
+    if m.dtype == "f32":
+        return m.gelu(x)
     return (m.erf(m.hold(x * m.const(_SQRT_HALF))) + m.const(1.0)) * (x * m.const(0.5))
 
 
