@@ -20,8 +20,8 @@ _TASKS = 16
 _TASK_MACS = 100_000
 """Multiply-accumulates below which a task is not worth its launch."""
 _FLOATS = ("f32", "f16", "bf16")
-_BODY = 128
-"""FMA instructions that the innermost loop may hold."""
+_BODY, _LANE_BODY = 128, 192
+"""FMA instructions that the innermost loop may hold; in the lane form, twice four channels save one instruction in forty."""
 _WIDE = 4
 """Bytes of an element of f32."""
 _READERS = 8
@@ -198,7 +198,7 @@ def _unroll(chunk: int, multiple: int, tile: int) -> int:
     """Channels in the innermost body: a divisor of the chunk, so that the body stays within what the front end of a core holds."""
     best = multiple
     for u in range(multiple, min(chunk, 16) + 1, multiple):
-        if chunk % u == 0 and u * tile <= _BODY:
+        if chunk % u == 0 and u * tile <= (_LANE_BODY if multiple > 1 else _BODY):
             best = u
     return best
 

@@ -4,8 +4,8 @@ Whatever is used again or must be rounded on its own is held (`core.hold`).
 
 Where constants come from: exp, log, sin and cos from Cephes (S. Moshier, single precision: expf.c, logf.c, sinf.c), erf from
 N. Juffa's two-branch approximation (posted to Stack Overflow, question 35148198); the normal distribution's quotient is a least-squares
-fit of our own to x*x up to NORMAL_END, weighted until its relative error is alike everywhere (1.7e-8); pow and the reduction of large angles are
-series and digits of 2/pi in f64. Measured errors are in the table of functions.py.
+fit of our own to x*x up to NORMAL_END, weighted until its relative error is alike everywhere (1.7e-8); pow and the reduction of large
+angles are series and digits of 2/pi in f64. Measured errors are in the table of functions.py.
 """
 
 from collections.abc import Sequence
@@ -167,7 +167,7 @@ class VectorMath:
         return self.where(tirx.GT(t, self.const(0.927734375)), large, small)
 
     def gelu(self, x: Vector) -> Vector:
-        """x times the normal distribution function, which is 1/2 + x P(x*x)/Q(x*x): one way for all x."""
+        """Multiply x by the normal distribution function, which is 1/2 + x P(x*x)/Q(x*x): one way for all x."""
         size, square = self.hold(self.abs(x)), self.hold(x * x)
         s = self.hold(self.where(tirx.LT(square, self.const(NORMAL_END)), square, self.const(NORMAL_END)))
         over = self.hold(self.hold(self._polynomial(s, NORMAL_OVER)) * size)
