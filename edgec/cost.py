@@ -28,6 +28,7 @@ _LOAD = 0.08            # of the cycles of loads, how many the multiplications d
 _REQUANTIZE = 9.0       # vector operations that scale, round and store one accumulator of integers, as counted in machine code
 _CONVERT = 0.5          # cycles for each vector of weights that is widened in the loop, measured on Zen 4
 _PAIR = 1.1             # fewer than three widened vectors a step are slower than that, however many columns share them, measured on Zen 4
+_WAITING = 0.02         # of a kernel's cycles, what its weights must take from main memory to be asked for in advance
 _PIECE = 0.003          # each further kind of tile is code of its own, fitted
 _LOADED_ONCE = 5        # registers into which LLVM loads inputs ahead where each is used once: on AVX2, 10x1 and wider tiles spilled
 _NO_OPERAND = 16        # with so few registers, a multiplication has no operand that is broadcast from memory: AVX2 and older
@@ -227,6 +228,17 @@ def streams(isa: Isa, size: int) -> int:
     return _count(isa, "streams", 1) if size > max(isa.l2_bytes, isa.l1_bytes) else 1
 
 
+def ahead(isa: Isa, weights: float, computing: float) -> bool:
+    """Return whether a kernel should ask for its `weights` (bytes) before it multiplies with them, `computing` cycles in all.
+
+    In a large net they come from main memory, whatever they were when this kernel ran last. A core waits for what it has not asked for:
+    the multiplications that wait fill its queues before it meets loads that are far enough ahead. A few requests cost nothing in
+    comparison, so this is asked of the kernel alone, not of its net. A part of the second cache stays from one run to the next.
+    """
+    far = weights > max(isa.l2_bytes, isa.l1_bytes) / 4 and isa.dram_bytes_per_cycle > 0
+    return isa.lanes > 1 and far and weights / isa.dram_bytes_per_cycle > _WAITING * computing
+
+
 def kernel_cycles(isa: Isa, macs: float, moved: float, *, computing: float | None = None, weights: float = 0.0, passes: float = 1.0,
                   footprint: float = 0.0) -> float:
     """Return the cycles of one kernel: arithmetic and memory overlap, so the slower of the two counts.
@@ -234,7 +246,8 @@ def kernel_cycles(isa: Isa, macs: float, moved: float, *, computing: float | Non
     `computing` are the cycles of its arithmetic where a plan knows them better than `macs` at the peak: those of its tiles, of its maps.
     `moved` are the bytes of activations, which lie where the kernel before left them: in the level that holds all that this one touches.
     `weights` are bytes that come from the level that holds `footprint` bytes, those of all weights of the net; the arithmetic goes `passes`
-    times through them, and only the first time they come from so far away. On a machine that names no memory's speed, arithmetic is all.
+    times through them, and only the first time they come from so far away; what is asked for in
+    advance comes along with all of it, as if there was one pass. On a machine that names no memory's speed, arithmetic is all.
     """
     arithmetic = macs / peak_macs(isa) if computing is None else computing
     if not isa.dram_bytes_per_cycle:

@@ -227,3 +227,40 @@ def test_taps_do_not_share_pixels_through_the_stack(isa: Isa) -> None:
     stack = {"x86_64": r"\(%rsp\).*zmm|zmm.*\(%rsp\)", "aarch64": r"\bq\d+,.*\[sp"}[direct.arch]
     assert len(re.findall("vfmadd|fmla", text)) > 100
     assert len(re.findall(stack, text)) < 20                   # one bias, and registers that a function must save
+
+
+AHEAD: list[dict[str, Any]] = [
+    {"x": (1, 32, 7, 7), "m": 72, "k": (3, 3), "pads": (1, 1, 1, 1)},
+    {"x": (2, 64, 14, 14), "m": 96, "k": (1, 1)},
+    {"x": (1, 48, 9, 8), "m": 64, "k": (3, 3), "strides": (2, 2), "group": 2},
+    {"x": (1, 32, 28, 28), "m": 256, "k": (3, 3), "pads": (1, 1, 1, 1)},
+]
+
+
+@pytest.mark.parametrize("case", AHEAD, ids=lambda c: f"{c['x']}_{c['k']}")
+@pytest.mark.parametrize("isa", [AVX512, AVX2, A72], ids=["x86-64-v4", "x86-64-v3", "cortex-a72"])
+def test_weights_that_no_near_cache_holds_are_asked_for(isa: Isa, case: dict[str, Any]) -> None:
+    x, m, kernel, pads, strides = (case.get(k, d) for k, d in (("x", 0), ("m", 0), ("k", 0), ("pads", (0,) * 4), ("strides", (1, 1))))
+    height, width = (window(x[2 + i], kernel[i], strides[i], 1, (pads[i], pads[2 + i])) for i in (0, 1))
+    image, weight = tensor("x", x, NHWC), tensor("w", (m, x[1] // case.get("group", 1), *kernel))
+    bias, result = tensor("b", (m,)), tensor("y", (x[0], m, height, width), NHWC)
+    node = Node("Conv", (image, weight, bias), (result,), MappingProxyType({
+        "kernel_shape": list(kernel), "pads": list(pads), "strides": list(strides), "dilations": [1, 1], "group": case.get("group", 1)}))
+    rng = np.random.default_rng(5)
+    weights = {v: numbers(rng, v) for v in (weight, bias)}
+    near, far = isa, replace(isa, l1_bytes=1 << 10, l2_bytes=8 << 10, dram_bytes_per_cycle=1e-2)
+    check(far, [node], {image: numbers(rng, image)}, weights)
+    direct = (("exact", True),)
+    held, asked = (p.plan for i in (near, far)
+                   if not isinstance(p := plan(node, replace(i, extra=direct), Operands.of(weights, lambda v: v.tensor.view)), str))
+    assert isinstance(held, ContractPlan)
+    assert isinstance(asked, ContractPlan)
+    assert (held.ahead, held.lead) == (0, 0)
+    assert asked.lead > 0
+    bodies = asked.in_channels // asked.unroll * kernel[0] * kernel[1] * asked.ys[0].out_count * -(-asked.xs[0].out_count // asked.columns)
+    panel = sum(asked.widths[0]) * asked.in_channels * kernel[0] * kernel[1] * 4
+    assert asked.ahead * bodies * isa.line_bytes >= panel
+    word = {"x86_64": "prefetcht1", "aarch64": r"prfm\s+pldl2keep"}[isa.arch]
+    texts = [kernel_texts({"k": p}, p.isa, "asm", jobs=1)["k"] for p in (held, asked)]
+    assert not re.search(word, texts[0])
+    assert len(re.findall(word, texts[1])) >= asked.ahead

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
-from edgec.cost import Tile, choose_tile, streams
+from edgec.cost import Tile, ahead, choose_tile, streams
 from edgec.ir.layout import Axis, View
 from edgec.ir.types import dtype_bits
 from edgec.isa import Device, Isa
@@ -26,6 +26,8 @@ _WIDE = 4
 """Bytes of an element of f32."""
 _READERS = 8
 """Tiles that read the same weights, from which on it is worth to widen these before."""
+_LEAD = 4096
+"""Bytes from a load of weights to the line that is asked for meanwhile: a page, where what a core asks for by itself ends."""
 _PIECES, _PIECE = 16, 128
 """At most so many rows, each of at least so many pixels, when an image is cut anew for a 1x1 convolution."""
 
@@ -163,16 +165,31 @@ def _contraction(region: Region, isa: Isa, images: Images, nest: _Nest) -> Plann
     fixed = n * groups * -(-len(widths) // together)
     row_chunks = chunks(min(t.out_count for t in nest.ys), min(-(-_TASKS // fixed), macs // (_TASK_MACS * fixed)))
     args = images.args(region, nest.w)
+    passes = count * sum(-(-t.out_count // tile.tw) for t in nest.xs)
+    near = (0, 0) if nest.w is not None or widen or passes == 1 else _ahead(isa, args[1], tile, unroll * stored, total, passes, groups)
     args += (Arg("scratch", "f32", max(map(sum, widths)) * total),) if widen else ()
     plan = ContractPlan(
         isa, args, fixed * row_chunks, x=x, y=y, ys=nest.ys, xs=nest.xs, kernel=nest.kernel, groups=groups, widths=widths, columns=tile.tw,
         unroll=unroll, chunk=chunk, row_chunks=row_chunks, partial=max(1, PARTIAL // (chunk * ky * kx)), bias=images.bias,
         epilogue=images.epilogue(region), w=nest.w, name=nest.name, form=nest.form,
         streams=min(tile.nb, streams(isa, args[1].elements * dtype_bits(args[1].dtype) // 8)) if once else 1,
-        together=together, widen=widen,
+        together=together, widen=widen, ahead=near[0], lead=near[1],
         macs=macs, bytes=traffic(args), computing=tile.cycles * n * groups,
-        passes=count * sum(-(-t.out_count // tile.tw) for t in nest.xs))
+        passes=passes if not near[0] else 1)
     return Planned(plan, (*images.inputs, *region.operands))
+
+
+def _ahead(isa: Isa, weight: Arg, tile: Tile, unroll: int, total: int, passes: int, groups: int) -> tuple[int, int]:
+    """Lines of the next vector group's weights that each body asks for, and the bytes by which it asks for its own; see ContractPlan.
+
+    `unroll`: the bytes of a column of weights in a body. Two groups' weights share the second level with inputs and results.
+    """
+    stored = dtype_bits(weight.dtype) // 8
+    if isinstance(isa, Device) or not ahead(isa, weight.elements * stored, tile.cycles * groups):
+        return 0, 0
+    wide = tile.nb * isa.lanes
+    panel = wide * total * stored
+    return -(-unroll * wide // (isa.line_bytes * passes)), _LEAD if 2 * panel > (isa.l2_bytes or isa.l1_bytes) else 0
 
 
 def _widens(isa: Isa, nest: _Nest, stored: int, tile: Tile, reduction: int, outputs: int) -> bool:

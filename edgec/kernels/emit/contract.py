@@ -7,9 +7,11 @@ from itertools import accumulate
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
+from edgec.ir.types import dtype_bits
 from edgec.kernels.base import vectors
 from edgec.kernels.contract import ContractPlan, streams
 from edgec.kernels.emit import tiles
+from edgec.kernels.emit.ahead import Ahead
 from edgec.kernels.emit.core import Accumulators, Index, Kernel, Vector, address, along, cast, const, function, lane, loop
 from edgec.kernels.emit.elementwise import epilogue
 from edgec.kernels.emit.tiles import Output
@@ -32,6 +34,7 @@ def _task(plan: ContractPlan, kernel: Kernel, task: Index) -> None:
         tile = _Tile(plan, kernel, n, group, widths, first, partial(_nothing, task))
         if plan.widen:
             tile.widen(task * plan.args[-1].elements)
+        tile.ask(chunk)
         for ys in plan.ys:
             tiles.rows(chunk, plan.row_chunks, ys.out_count, range(ys.out_count), partial(row, tile, ys))
 
@@ -64,7 +67,15 @@ class _Tile:
             self.streams += [(sum(part), begin)] * len(part)
         axis = plan.x.axes[1]
         self.channel_step = axis.inner if axis.block else axis.stride
+        self.width = dtype_bits(plan.args[1].dtype) // 8
+        self.ahead = Ahead(kernel, 1, self.width) if plan.ahead else None
         self.lane_form = kernel.isa.broadcast == "lane" and plan.chunk % kernel.isa.lanes == 0 and self.channel_step == 1
+
+    def ask(self, part: Index) -> None:
+        """Ask for the next vector group's weights from now on: for those that fall to this part of the rows."""
+        if self.ahead is not None:
+            each = -(-self.size // self.plan.row_chunks)
+            self.ahead.begin(self.weight + self.size + part * each, each)
 
     def widen(self, target: Index) -> None:
         """Put the weights into scratch memory as f32, from `target` on, and read them there from now on."""
@@ -154,6 +165,7 @@ class _Tile:
         plan = self.plan
 
         def by_broadcast(c: Index) -> None:
+            self._ask(step + c * plan.unroll)
             for u in range(plan.unroll):
                 channel = c * plan.unroll + u
                 at = pixel + channel * self.channel_step
@@ -164,6 +176,7 @@ class _Tile:
 
         def by_lane(c: Index) -> None:
             """One load of neighboring channels for each column, then multiplication by lane: aarch64 has it in the instruction."""
+            self._ask(step + c * plan.unroll)
             lanes = self.k.isa.lanes
             for part in range(0, plan.unroll, lanes):
                 loaded = {i: T.bind(self.k.load(0, pixel + c * plan.unroll + part + i * stride, lanes)) for i in columns}
@@ -171,6 +184,16 @@ class _Tile:
                     self._fma(acc, self._weights(q, step, c * plan.unroll + part + u), columns, partial(_of_column, loaded, u))
 
         loop(0, plan.chunk // plan.unroll, by_lane if self.lane_form else by_broadcast)
+
+    def _ask(self, step: Index) -> None:
+        """Ask for weights that come after those of the next `unroll` steps."""
+        if self.ahead is None:
+            return
+        self.ahead.ask(self.plan.ahead)
+        if self.plan.lead:
+            wide = self.offsets[-1]
+            lines = max(1, self.plan.unroll * wide * self.width // self.k.isa.line_bytes)
+            self.ahead.lead(self.weight + step * wide + self.plan.lead // self.width, lines)
 
     def _weights(self, q: Index, step: Index, c: Index) -> list[Vector]:
         """The vectors that channel c of chunk q is multiplied with; `step` steps of the reduction come before the chunk at this tap."""

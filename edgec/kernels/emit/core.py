@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tvm import tirx
-from tvm.ir import PointerType, PrimType
+from tvm.ir import Call, PointerType, PrimType
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T  # noqa: N812  the name every TIR program uses
 from tvm.tirx.buffer import is_buffer_var
@@ -20,6 +20,7 @@ TIR = {
     "i64": "int64", "u8": "uint8", "u16": "uint16", "u32": "uint32", "u64": "uint64",
 }
 STORED = {"bf16": "u16", "bool": "u8"}  # TVM would pack vectors of bool, and not every back end converts bf16
+_SECOND_LEVEL = (0, 2, 1)  # of llvm.prefetch: to read, in the second level, data
 Index = Any  # a Python int or a TIR expression of type int32
 Vector = Any  # a TIR expression of one or more lanes
 
@@ -123,6 +124,11 @@ class Kernel:
             value = hold(value, STORED.get(dtype, dtype), lanes)
             for i in range(lanes):
                 T.buffer_store(buffer, lane(value, i), [index + i * step])
+
+    def prefetch(self, arg: int, index: Index) -> None:
+        """Ask for the line of an element, for the second level of caches: without waiting, and without harm where nothing lies."""
+        where = T.address_of(self._buffers[arg][index])
+        T.evaluate(Call("tirx.prefetch", [where, *(T.int32(i) for i in _SECOND_LEVEL)], ret_ty=PrimType("void")))
 
     def read(self, arg: int, view: View, at: Sequence[Index], axis: int, lanes: int) -> Vector:
         """`lanes` elements along logical `axis` from index `at` of a view of an operand; broadcast, contiguous or strided as it lies."""
