@@ -4,6 +4,7 @@ Half-precision operands are stored as such and computed in f32: a load widens, a
 """
 
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from tvm import tirx
@@ -13,6 +14,7 @@ from tvm.script.ir_builder import tirx as T  # noqa: N812  the name every TIR pr
 from tvm.tirx.buffer import is_buffer_var
 
 from edgec.ir.layout import Axis, View
+from edgec.isa import Isa
 from edgec.kernels.base import KernelPlan
 
 TIR = {
@@ -23,6 +25,7 @@ STORED = {"bf16": "u16", "bool": "u8"}  # TVM would pack vectors of bool, and no
 _SECOND_LEVEL = (0, 2, 1)  # of llvm.prefetch: to read, in the second level, data
 Index = Any  # a Python int or a TIR expression of type int32
 Vector = Any  # a TIR expression of one or more lanes
+_UNIT: ContextVar[Isa] = ContextVar("unit")
 
 
 def const(value: float, dtype: str, lanes: int = 1) -> Vector:
@@ -81,6 +84,11 @@ def narrow(value: Vector, dtype: str, lanes: int) -> Vector:
 def compute_dtype(dtype: str) -> str:
     """The dtype in which arithmetic on a storage dtype is done."""
     return "f32" if dtype in ("f16", "bf16") else dtype
+
+
+def unit() -> Isa:
+    """The unit that the function being written is for."""
+    return _UNIT.get()
 
 
 class Kernel:
@@ -220,6 +228,7 @@ class Accumulators:
 
 def function(plan: KernelPlan, symbol: str, task: Callable[[Kernel, Index], None]) -> tirx.PrimFunc:
     """The PrimFunc `int32 symbol(void* arg…, int32 begin, int32 end)` whose body runs `task` for each task of the range."""
+    token = _UNIT.set(plan.isa)
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
             T.func_name(symbol)
@@ -231,6 +240,7 @@ def function(plan: KernelPlan, symbol: str, task: Callable[[Kernel, Index], None
                 # bound, because TVM 0.27 shifts this loop to start at zero and forgets to say so in the bounds of inner loops
                 task(kernel, T.bind(t))
         func = builder.get()
+    _UNIT.reset(token)
     return _pointers(func)
 
 

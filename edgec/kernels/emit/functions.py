@@ -18,6 +18,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
 from edgec.kernels.emit.core import Vector, cast, compute_dtype, const, fail_when, hold, narrow, type_name, widen
+from edgec.kernels.emit.lookup import gelu, permutes
 from edgec.kernels.emit.vectormath import MAGIC, MAGIC_BITS, VectorMath, lane_by_lane
 from edgec.kernels.expr import Instr
 from edgec.kernels.functions import FLOATS, LARGEST_WHOLE_POWER, UNSIGNED
@@ -291,7 +292,7 @@ def _gelu(m: VectorMath, x: Vector, instr: Instr) -> Vector:
         cube = m.hold(m.hold(x * x) * x)
         return x * m.sigmoid(m.hold((cube * m.const(0.044715) + x) * m.const(2.0 * _SQRT_2_OVER_PI)))
     if m.dtype == "f32":
-        return m.gelu(x)
+        return gelu(x, m.lanes) if permutes() else m.gelu(x)
     return (m.erf(m.hold(x * m.const(_SQRT_HALF))) + m.const(1.0)) * (x * m.const(0.5))
 
 
