@@ -50,7 +50,7 @@ def _lookup(table: Sequence[float], index: Vector, lanes: int) -> Vector:
 
 
 def gelu(x: Vector, lanes: int) -> Vector:
-    """x times the normal distribution's P(X < x), for f32: |x| P(0 < X < |x|) + x / 2, NaN of NaN and of -inf."""
+    """Gelu of f32: x P(X < x) of the normal distribution is |x| P(0 < X < |x|) + x / 2, NaN of NaN and of -inf."""
     half, step = hold(x * const(0.5, "f32", lanes), "f32", lanes), const(_STEP, "f32", lanes)
     t = hold(T.call_llvm_pure_intrin(type_name("f32", lanes), "llvm.fabs", x), "f32", lanes)
     last = const(_LAST, "f32", lanes)
