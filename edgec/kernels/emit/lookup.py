@@ -1,7 +1,7 @@
 """Functions by table: a register of sixteen coefficients answers sixteen lookups at once, on units that permute by index (AVX-512).
 
-A multiply-add unit that starts one 512-bit operation a cycle is what such a kernel waits for; permutations run beside it. Tables were fitted
-for this file: least largest error of each piece (Lawson's weighted least squares in f64), rounded to f32.
+A multiply-add unit that starts one 512-bit operation a cycle is what such a kernel waits for; permutations run beside it. The tables were
+fitted for this file: the least largest error of each piece (Lawson's weighted least squares in f64), rounded to f32.
 """
 
 from collections.abc import Sequence
