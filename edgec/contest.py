@@ -13,11 +13,12 @@ import numpy.typing as npt
 
 from edgec import peers
 from edgec.bundle import Bundle
+from edgec.errors import UnsupportedModel
 from edgec.interface import recorded
 from edgec.measure import BLOCK_SECONDS, Times, pinned, race, ratio
 from edgec.samples import draw
 from edgec.session import Session
-from edgec.verify import agreement, onnx_model, source
+from edgec.verify import WINOGRAD, agreement, onnx_model, source
 
 Array = npt.NDArray[Any]
 FROM_C = " from C"
@@ -45,18 +46,26 @@ class Rules:
 
 @dataclass(frozen=True)
 class Contest:
-    """What was measured: the times of each contestant, and the largest error of each peer against the first bundle."""
+    """What was measured: the times of each contestant, and the largest error of each peer against the first bundle.
+
+    `refused` says of peers that take no part why; `checked` by how much a peer that is fed with something else than the model's file is
+    off what ONNX Runtime computes.
+    """
 
     times: Mapping[str, Times]
     errors: Mapping[str, float | None]
     peers: Mapping[str, peers.Peer]
     emulator: str
     cores: Sequence[int]
+    refused: Mapping[str, str]
+    checked: Mapping[str, Mapping[str, Any]]
 
     def against(self, ours: str, peer: str) -> dict[str, Any]:
         """A peer's times, and how many times as long `ours` takes, with the interval that holds the true ratio with 95 %."""
         facts = {**self._against(ours, peer), "fed": "run", "version": self.peers[peer].version, "precision": self.peers[peer].precision,
                  "settings": dict(self.peers[peer].settings), "error": self.errors[peer]}
+        if peer in self.checked:
+            facts |= {"made_with": dict(self.peers[peer].parts), "checked": dict(self.checked[peer])}
         if ours + FROM_C in self.times:
             facts["from_c"] = {**self._against(ours + FROM_C, peer + FROM_C), "fed": "arrays bound once"}
         return facts
@@ -88,7 +97,7 @@ class Contest:
         return {"model": manifest["name"], "target": manifest["target"]["name"], "cores": list(self.cores),
                 "emulator": self.emulator or None, "block_ms": BLOCK_SECONDS * 1e3, **self.times[name].summary(),
                 **({"from_c": loop.summary()} if loop is not None else {}), "predicted_ms": manifest["report"]["predicted_ms"],
-                "peers": {p: self.against(name, p) for p in self.peers}, "best": self.best(name)}
+                "peers": {p: self.against(name, p) for p in self.peers}, "refused": dict(self.refused), "best": self.best(name)}
 
 
 def _ratio(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,20 +107,27 @@ def _ratio(facts: Mapping[str, Any]) -> dict[str, Any]:
 def hold(bundles: Mapping[str, Bundle], model: Path | None, names: Sequence[str], rules: Rules) -> Contest:
     """Let bundles of one model, by name, and the runtimes named take turns, on as many of this machine's processors as there are threads.
 
-    Each turn lasts 20 ms or one run, and its first run is not counted. Errors are those of loading and running the bundles and the peers.
+    Each turn lasts 20 ms or one run, and its first run is not counted. Errors are those of loading and running the bundles and the peers;
+    a peer that has no operator for something, or computes something else, is left out, and UnsupportedModel is raised when none is left.
     """
     with pinned(rules.threads) as cores:
         sessions = {name: b.load(threads=rules.threads) for name, b in bundles.items()}
         first, bundle = next(iter(sessions.values())), next(iter(bundles.values()))
         ports = source(bundle, model).inputs if model is not None and names else ()
         shapes = {v.name: v.dims for v in ports}
-        loaded = {n: peers.load(n, onnx_model(bundle, model), rules.threads, shapes) for n in names} if model is not None else {}
+        whole = onnx_model(bundle, model) if model is not None else b""
+        loaded, refused = _load(names if model is not None else (), whole, rules.threads, shapes)
         feeds = [draw(first.inputs, abs(rules.seed) + i, bundle.manifest.get("input_ranges", {})) for i in range(2)]
-        given, errors = feeds, dict[str, float | None]()
+        given, errors, checked = feeds, dict[str, float | None](), dict[str, Mapping[str, Any]]()
         if loaded:
             interface = recorded(bundle.manifest)
             given = [dict(interface.prepare(f, ports)) for f in feeds]  # outside of what is timed
+            checked, wrong = _check(loaded, given, whole, shapes)
+            refused |= wrong
+            loaded = {n: p for n, p in loaded.items() if n not in wrong}
             errors = {p.name: _error([first.run(f) for f in feeds], [interface.deliver(p.run(f)) for f in given]) for p in loaded.values()}
+        if refused and not loaded:
+            raise UnsupportedModel("; ".join(refused.values()))
         turns: dict[str, Callable[[], object]] = {name: partial(s.run, feeds[0]) for name, s in sessions.items()}
         turns |= {name: partial(p.run, given[0]) for name, p in loaded.items()}
         loops = _loops(sessions, feeds[0]) if rules.from_c else {}
@@ -121,7 +137,41 @@ def hold(bundles: Mapping[str, Bundle], model: Path | None, names: Sequence[str]
                      settle=_SETTLE if rules.threads > 1 else 0.0)
     for name, (runs, _) in loops.items():
         times[name + FROM_C] = Times([[t / runs for t in block] for block in times[name + FROM_C].blocks])
-    return Contest(times, errors, loaded, first.emulator, cores)
+    return Contest(times, errors, loaded, first.emulator, cores, refused, checked)
+
+
+def _load(names: Sequence[str], model: Path | bytes, threads: int, shapes: peers.Shapes) -> tuple[dict[str, peers.Peer], dict[str, str]]:
+    """The peers that can be fed, and why the others cannot."""
+    loaded, refused = dict[str, peers.Peer](), dict[str, str]()
+    for name in names:
+        try:
+            loaded[name] = peers.load(name, model, threads, shapes)
+        except UnsupportedModel as error:
+            refused[name] = str(error)
+    return loaded, refused
+
+
+def _check(
+    loaded: Mapping[str, peers.Peer], feeds: Sequence[Mapping[str, Array]], model: Path | bytes, shapes: peers.Shapes,
+) -> tuple[dict[str, Mapping[str, Any]], dict[str, str]]:
+    """How far peers with a format of their own are off ONNX Runtime, and which of them compute something else.
+
+    Without ONNX Runtime nothing is checked here: the errors against the bundle are all that is known.
+    """
+    own = [n for n in peers.CONVERTED if n in loaded]
+    if not own or not peers.is_installed("onnxruntime"):
+        return {}, {}
+    reference = loaded.get("onnxruntime") or peers.load("onnxruntime", model, 1, shapes)
+    expected = [reference.run(f) for f in feeds]
+    checked, wrong = dict[str, Mapping[str, Any]](), dict[str, str]()
+    for name in own:
+        made = [loaded[name].run(f) for f in feeds]
+        found = [agreement(v, [m[v] for m in made], [e[v] for e in expected], WINOGRAD) for v in expected[0]]
+        error = max((a.error for a in found if a.error is not None), default=None)
+        checked[name] = {"by": f"onnxruntime {reference.version}", "error": error}
+        if bad := [a for a in found if not a.ok]:
+            wrong[name] = f"{name} computes something else than onnxruntime: {bad[0].name} {bad[0].why}"
+    return checked, wrong
 
 
 def timed(session: Session, feeds: Mapping[str, Array], rules: Rules) -> Times:

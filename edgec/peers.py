@@ -1,56 +1,46 @@
-"""Other runtimes, to compare numbers and times with. None of them is needed by edgec, and none is installed by it."""
+"""Other runtimes, to compare numbers and times with. None of them is needed by edgec, and none is installed by it.
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+ONNX Runtime and OpenVINO read ONNX models. LiteRT and ncnn have formats of their own: what they are fed is made of the graph that the
+portable passes leave (edgec/peers_feed.py), and what cannot be said there is refused.
+"""
+
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-import numpy.typing as npt
+from edgec import peers_litert, peers_ncnn
+from edgec.errors import EdgecError, ToolMissing, UnsupportedModel, UsageError
+from edgec.peers_base import Array, Peer, Shapes
 
-from edgec.errors import EdgecError, ToolMissing, UsageError
-
-Array = npt.NDArray[Any]
-Shapes = Mapping[str, Sequence[int]]
 _QUIET = 4  # of ONNX Runtime's log levels, the one that only tells of crashes
-
-
-@dataclass(frozen=True)
-class Peer:
-    """A model that is loaded in another runtime.
-
-    `run` takes arrays by name and returns the outputs by name, as a program in Python would. `bind` takes the arrays once, and what it
-    returns runs on them without moving any (ONNX Runtime's IO binding; OpenVINO's request with shared tensors). `precision` is what the
-    runtime says that it computes in, `settings` what it was asked for.
-    """
-
-    name: str
-    version: str
-    run: Callable[[Mapping[str, Array]], dict[str, Array]]
-    bind: Callable[[Mapping[str, Array]], Callable[[], object]]
-    precision: str
-    settings: Mapping[str, object]
 
 
 def is_installed(name: str) -> bool:
     """Whether a peer can be loaded here."""
-    return find_spec(name) is not None
+    return not _missing(name)
+
+
+def _missing(name: str) -> list[str]:
+    return [package for package in _NEEDS.get(name, (name,)) if find_spec(package) is None]
 
 
 def load(name: str, model: Path | bytes, threads: int = 1, shapes: Shapes | None = None) -> Peer:
-    """A model in the runtime `onnxruntime` or `openvino`, computing in f32 what the model has in f32.
+    """A model in one of the runtimes of `PEERS`, computing in f32 what the model has in f32.
 
     `shapes` bind inputs whose dimensions the model leaves open, so that the runtime can prepare for them as edgec does.
 
-    ToolMissing when it is not installed, UsageError for another name, EdgecError when it cannot load the model.
+    ToolMissing when it is not installed, UsageError for another name, UnsupportedModel with all that a runtime has no operator for,
+    EdgecError when it cannot load the model.
     """
     if name not in PEERS:
-        raise UsageError(f"edgec can be compared with {' and '.join(PEERS)}, not with {name}")
-    if not is_installed(name):
-        raise ToolMissing(f"{name} is not installed", f"pip install {name}")
+        raise UsageError(f"edgec can be compared with {', '.join([*PEERS][:-1])} and {[*PEERS][-1]}, not with {name}")
+    if missing := _missing(name):
+        raise ToolMissing(f"{name} cannot run without {' and '.join(missing)}, which is not installed", _INSTALL.get(missing[0], _EXTRA))
     try:
         return PEERS[name](model, threads, shapes or {})
+    except UnsupportedModel as error:
+        raise UnsupportedModel(f"{name} cannot be fed this model: {error}", error.nodes) from error
     except Exception as error:
         raise EdgecError(f"{name} cannot load the model: {str(error).splitlines()[0]}") from error
 
@@ -111,4 +101,12 @@ def _openvino(model: Path | bytes, threads: int, shapes: Shapes) -> Peer:
     return Peer("openvino", version("openvino"), run, bind, str(precision), settings)
 
 
-PEERS: Mapping[str, Callable[[Path | bytes, int, Shapes], Peer]] = {"onnxruntime": _onnxruntime, "openvino": _openvino}
+PEERS: Mapping[str, Callable[[Path | bytes, int, Shapes], Peer]] = {
+    "onnxruntime": _onnxruntime, "openvino": _openvino, "litert": peers_litert.load, "ncnn": peers_ncnn.load}
+CONVERTED = ("litert", "ncnn")
+"""Peers that read no ONNX: what they compute has to be compared before it is timed."""
+_NEEDS = {"litert": ("ai_edge_litert", "flatbuffers"), "ncnn": ("ncnn", "pnnx")}
+_EXTRA = "pip install 'edgec[peers]'"
+_INSTALL = {"pnnx": "pip install --no-deps pnnx"}   # its wheel asks for torch, which its program does not need
+
+__all__ = ["CONVERTED", "PEERS", "Array", "Peer", "Shapes", "is_installed", "load"]

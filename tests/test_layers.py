@@ -46,9 +46,12 @@ OWNERS = {
     "lark": ("edgec.lang",),
     "onnxruntime": ("edgec.peers",),
     "openvino": ("edgec.peers",),
+    "ai_edge_litert": ("edgec.peers",),
+    "ncnn": ("edgec.peers",),
 }
 # Libraries that take long to load: outside these modules they are imported where they are used, inside functions.
-SLOW: dict[str, tuple[str, ...]] = {"tvm": OWNERS["tvm"], "tvm_ffi": OWNERS["tvm_ffi"], "onnxruntime": (), "openvino": ()}
+SLOW: dict[str, tuple[str, ...]] = {"tvm": OWNERS["tvm"], "tvm_ffi": OWNERS["tvm_ffi"], "onnxruntime": (), "openvino": (),
+                                    "ai_edge_litert": (), "ncnn": ()}
 HEAVY = {"lark", "numpy", "onnx", "onnx_graphsurgeon", "onnxruntime", "scipy", "tvm", "tvm_ffi"}
 TOP_LEVEL = {".ci", ".github", ".gitignore", "LICENSE", "README.md", "edgec", "examples", "passes", "pyproject.toml", "targets", "tests"}
 

@@ -25,7 +25,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """What `edgec bench` takes."""
     parser.add_argument("bundle", type=Path, metavar="BUNDLE|MODEL", help="a bundle, or a model, which is built first")
     parser.add_argument("--target", "-t", default="host", help="what to build a model for (default: host)")
-    parser.add_argument("--vs", type=options.names, default=(), metavar="PEER,PEER", help="compare with onnxruntime, openvino, in f32")
+    parser.add_argument("--vs", type=options.names, default=(), metavar="PEER,PEER",
+                        help="compare with onnxruntime, openvino, litert, ncnn, in f32")
     parser.add_argument("--model", type=Path, help="the model of the bundle, for the other runtimes")
     parser.add_argument("--from-c", action="store_true", help="also let the bundle run in a loop of C, against runtimes whose arrays are "
                         "bound once: in microseconds, what Python's calls cost hides the rest")
@@ -60,7 +61,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
         console.warn(f"{held.emulator} runs this bundle: its times say nothing about the device")
     facts = {"threads": threads, **held.facts("edgec", bundle)}
     console.result(_shown(facts))
-    for name, error in held.errors.items():
+    for reason in held.refused.values():
+        console.warn(f"left out: {reason}")
+    for name in held.peers:
+        error = held.errors[name]
         if error is None or error > 1e-3:  # noqa: PLR2004 - far beyond what `verify` allows
             console.warn(f"edgec and {name} do not compute the same (error {error}): see edgec verify")
     if args.plot:
@@ -120,6 +124,7 @@ def _shown(facts: Mapping[str, Any]) -> str:
     on = f" on {facts['on']}" if facts.get("on") else ""
     head = f"{facts['model']} for {facts['target']}{on}, {facts['threads']} thread{'s' * (facts['threads'] > 1)}, milliseconds"
     columns = ("", "median", "p90", "p99", "min", "runs", "edgec / peer" if facts["peers"] else "")
+    rows += [(name, *[""] * 5, "refused") for name in facts.get("refused", ())]
     return f"{head}\n{table(rows, columns, right=(1, 2, 3, 4, 5))}"
 
 

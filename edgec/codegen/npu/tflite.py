@@ -1,4 +1,7 @@
-"""A graph of `tfl` operators as the TFLite model that it is: one operator each, one tensor for each value."""
+"""A graph of `tfl` operators as the TFLite model that it is: one operator each, one tensor for each value.
+
+Regions of NPUs are of integers; of reals are whole models for LiteRT, with which edgec is compared (edgec/peers_tflite.py).
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -55,6 +58,18 @@ def _nothing(_: Attrs) -> Table:
     return []
 
 
+def _fully_connected(attrs: Attrs) -> Table:
+    return [_activation(0, attrs), Field(2, "bool", bool(attrs.get("keep_num_dims", 0)))]
+
+
+def _response_norm(attrs: Attrs) -> Table:
+    return [Field(0, "i32", attrs["radius"]), *(Field(i, "f32", attrs[n]) for i, n in enumerate(("bias", "alpha", "beta"), 1))]
+
+
+def _keep_dims(attrs: Attrs) -> Table:
+    return [Field(0, "bool", bool(attrs["keep_dims"]))]
+
+
 def _first_activation(attrs: Attrs) -> Table:
     return [_activation(0, attrs)]
 
@@ -69,8 +84,18 @@ _OPERATORS: Mapping[str, tuple[int, int, int, Callable[[Attrs], Table]]] = {
     "Pad": (34, 2, 22, _nothing), "Transpose": (39, 2, 26, _nothing), "Quantize": (114, 2, 89, _nothing),
     "HardSwish": (117, 1, 91, _nothing), "StridedSlice": (45, 2, 32, _nothing),
     "ResizeBilinear": (23, 3, 15, _resize(2)), "ResizeNearestNeighbor": (97, 3, 74, _resize(0)),
+    # and those that only occur with reals
+    "FullyConnected": (9, 5, 8, _fully_connected), "BatchMatMul": (126, 1, 101, _nothing), "Div": (42, 1, 29, _first_activation),
+    "TransposeConv": (67, 4, 49, lambda a: [*_strides(a), _activation(3, a)]),
+    "Mean": (40, 1, 27, _keep_dims), "Sum": (74, 1, 27, _keep_dims), "ReduceMax": (82, 1, 27, _keep_dims),
+    "Maximum": (55, 1, 39, _nothing), "Minimum": (57, 1, 39, _nothing), "SquaredDifference": (99, 1, 76, _nothing),
+    "Exp": (47, 1, 33, _nothing), "Pow": (78, 1, 56, _nothing), "Sqrt": (75, 1, 0, _nothing), "Rsqrt": (76, 1, 0, _nothing),
+    "Gelu": (150, 1, 116, lambda a: [Field(0, "bool", bool(a["approximate"]))]),
+    "LocalResponseNorm": (13, 1, 13, _response_norm), "PadV2": (60, 1, 43, _nothing),
+    "Gather": (36, 1, 23, lambda a: [Field(0, "i32", a["axis"])]),
+    "Cast": (53, 1, 37, lambda a: [Field(0, "i8", _TYPES[a["from"]]), Field(1, "i8", _TYPES[a["to"]])]),
 }
-"""The code of each operator, its version for int8, the code of its table of options (0: none), and that table."""
+"""The code of each operator, its version, the code of its table of options (0: none), and that table."""
 
 
 def model(graph: Graph) -> bytes:
