@@ -223,6 +223,12 @@ def memory_cycles(isa: Isa, moved: float, footprint: float | None = None) -> flo
     return moved / bytes_per_cycle(isa, moved if footprint is None else footprint)
 
 
+def refetch_cycles(isa: Isa, computing: float, moved: float, footprint: float) -> float:
+    """Return the cycles of arithmetic that fetches `moved` bytes besides, again and again from the level that holds `footprint` bytes."""
+    again = memory_cycles(isa, moved, footprint) if isa.dram_bytes_per_cycle else 0.0
+    return max(computing, again) + _SHARE * again
+
+
 def streams(isa: Isa, size: int) -> int:
     """Return from how many pieces of memory at once a kernel should read `size` bytes that it reads only once."""
     return _count(isa, "streams", 1) if size > max(isa.l2_bytes, isa.l1_bytes) else 1

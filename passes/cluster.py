@@ -5,6 +5,7 @@ only if `edgec.kernels.plan` answers with a plan for it: no region without an em
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from edgec.errors import UsageError
 from edgec.ir.edit import attributes, origins, prune, rename, splice
@@ -17,6 +18,8 @@ from edgec.kernels.expr import ELEMENTWISE
 from edgec.kernels.functions import BYTES
 from edgec.kernels.plan import ALONE, plan
 from edgec.kernels.plan_attention import KIND
+from edgec.kernels.plan_separable import KIND as SEPARABLE
+from edgec.kernels.plan_separable import is_depthwise, is_pointwise, slower
 from edgec.pipeline import Context
 
 VIEWS = frozenset({"Reshape", "Transpose", "Slice", "Concat", "Identity", "Expand", "Split", "edgec.Reorder"})
@@ -36,7 +39,7 @@ def run(graph: Graph, context: Context) -> Graph:
 
 def rewrites() -> tuple[str, ...]:
     """What `--disable` may name here."""
-    return (KIND,)
+    return (KIND, SEPARABLE)
 
 
 class _Cluster:
@@ -44,6 +47,8 @@ class _Cluster:
         self.graph, self.isa, self.units, self.most, self.context = graph, isa, units, most, context
         self.place = {n: i for i, n in enumerate(graph.nodes)}
         self.taken: dict[Node, Node] = {}
+        self.regions: dict[Node, list[Node]] = {}
+        self.reasons: dict[Node, list[str]] = {}
         self.images = Operands.of(graph.weights, assumed_views(graph, isa))
         self.rows = Operands.of(graph.weights, lambda v: View.of(v.dims))
 
@@ -63,15 +68,59 @@ class _Cluster:
             if fused is None:
                 continue
             self._take(region, fused, made)
+        for depth in [n for n in self.graph.nodes if n in self.taken and is_depthwise(n)]:
+            self._chain(depth, made)
         if not made:
             return self.graph
         return prune(splice(self.graph, made))
 
+    def _chain(self, depth: Node, made: dict[Node, list[Node]]) -> None:
+        """A depthwise convolution with the 1x1 convolutions before and behind it: one kernel where that is predicted to be fastest."""
+        alone = self.taken[depth]
+        before = self._kernel_of(self.graph.producer.get(depth.inputs[0])) if depth.inputs[0] is not None else None
+        readers = self.graph.consumers.get(alone.outputs[0], ())
+        behind = self._kernel_of(readers[0]) if readers else None
+        before = before if before is not None and self._joins(before, depth) else None
+        behind = behind if behind is not None and self._joins(alone, self.regions[behind][0]) else None
+        parts = {"before": before, "behind": behind}
+        best: tuple[float, list[Node], Node] | None = None
+        for chosen in (("before", "behind"), ("behind",), ("before",)):
+            found = [alone, *(k for name in chosen if (k := parts[name]) is not None)]
+            if len(found) <= len(chosen):
+                continue
+            ordered = sorted(found, key=lambda k: self.place[self.regions[k][0]])
+            region = [n for k in ordered for n in self.regions[k]]
+            node = self._node(region, SEPARABLE)
+            whole, apart = plan(node, self.isa, self.images), [plan(k, self.isa, self.images) for k in ordered]
+            reason = slower(self.isa, whole, apart)
+            if reason is not None or isinstance(whole, str):
+                others = " and ".join(self.regions[k][0].label for k in ordered if k is not alone)
+                self.reasons.setdefault(depth, []).append(f"not in one kernel with {others}: {reason}")
+                continue
+            saved = sum(p.plan.cycles for p in apart if not isinstance(p, str)) - whole.plan.cycles
+            if best is None or saved > best[0]:
+                best = saved, region, node
+        if best is not None and self.context.may(SEPARABLE):
+            self.context.did(SEPARABLE, depth)
+            self._take(best[1], best[2], made)
+
+    def _kernel_of(self, node: Node | None) -> Node | None:
+        """The kernel of a 1x1 convolution, or of the arithmetic that follows it; None for any other."""
+        kernel = self.taken.get(node) if node is not None else None
+        return kernel if kernel is not None and kernel.attrs["kind"] == "conv" and is_pointwise(self.regions[kernel][0]) else None
+
+    def _joins(self, kernel: Node, reader: Node) -> bool:
+        """Whether the convolution `reader` alone reads what a kernel makes, as its data, on the same unit, which is the CPU."""
+        value, root = kernel.outputs[0], self.regions[kernel][0]
+        return (self.graph.consumers.get(value, ()) == (reader,) and reader.inputs[0] is value and value not in self.graph.outputs
+                and root.device == reader.device and root.device not in self.units)
+
     def _take(self, region: Sequence[Node], fused: Node, made: dict[Node, list[Node]]) -> None:
+        self.regions[fused] = list(region)
         for n in region:
             self.taken[n] = fused
+        made.update({n: [] for n in region})
         made[max(region, key=lambda n: self.place[n])] = [fused]
-        made.update({n: [] for n in region if n not in made})
 
     def _attend(self, softmax: Node, made: dict[Node, list[Node]]) -> None:
         """Attention around a Softmax: the product and the arithmetic that make its scores, and the product with V that reads it."""
@@ -181,6 +230,8 @@ def why_apart(graph: Graph, context: Context, region: Sequence[Node], reader: No
     root, made = region[0], {v for n in region for v in n.outputs}
     if reader.op in VIEWS:
         return f"{reader.label} moves or renames elements, which is decided in memory"
+    if said := _why_no_chain(graph, context, root, reader):
+        return said
     if reader.op not in ELEMENTWISE:
         return f"{reader.label} is not elementwise: it begins a kernel of its own"
     if root.op in VIEWS:
@@ -201,6 +252,17 @@ def why_apart(graph: Graph, context: Context, region: Sequence[Node], reader: No
     cluster = _Cluster(graph, cpu_isa(target), devices(target), _MAX_EPILOGUE, context) if target is not None else None
     answer = cluster._plan(cluster._node([*region, reader]), root) if cluster else "there is no target"      # noqa: SLF001
     return answer if isinstance(answer, str) else f"{reader.label} went into the kernel of another operand"
+
+
+def _why_no_chain(graph: Graph, context: Context, first: Node, second: Node) -> str:
+    """What speaks against one kernel of two convolutions, one depthwise and one 1x1; empty where they are something else."""
+    depth = next((a for a, b in ((first, second), (second, first)) if is_depthwise(a) and is_pointwise(b)), None)
+    if depth is None or context.target is None:
+        return ""
+    again = replace(context, trace=[], notes=[], facts={}, limit=None)
+    cluster = _Cluster(graph, cpu_isa(context.target), devices(context.target), _MAX_EPILOGUE, again)
+    cluster.run()
+    return "; ".join(cluster.reasons.get(depth, ()))
 
 
 _KINDS = {"Conv": "conv", "ConvTranspose": "conv", "MatMul": "gemm", "Gemm": "gemm", "MaxPool": "pool", "AveragePool": "pool",

@@ -19,11 +19,12 @@ from edgec.isa import Device, Isa, Npu, cpu_isa, devices
 from edgec.kernels.base import Operands
 from edgec.kernels.functions import BYTES
 from edgec.kernels.plan import plan, unknown
+from edgec.kernels.plan_separable import KIND as SEPARABLE
 from edgec.lang.text import show_type
 from edgec.pipeline import Context
 from passes.cluster import image_layout
 
-_IMAGE_KINDS = frozenset({"conv", "pool", "resize"})
+_IMAGE_KINDS = frozenset({"conv", "pool", "resize", SEPARABLE})
 _IMAGE_RANKS = (3, 4)
 _Want = Layout | str | None
 
@@ -177,7 +178,7 @@ def _kind(node: Node) -> str:
 
 
 def _anchor(node: Node) -> Node | None:
-    if node.op != "edgec.Fused":
+    if node.op != "edgec.Fused" or node.attrs["kind"] == SEPARABLE:     # whose second convolution, which makes its result, has no groups
         return None
     nodes: Sequence[Node] = node.attrs["body"].nodes
     return next((n for n in nodes if n.op in ("Conv", "ConvTranspose", "ConvInteger")), None)

@@ -25,9 +25,11 @@ from edgec.kernels import (
     plan_recurrent,
     plan_reduce,
     plan_resize,
+    plan_separable,
     plan_window,
     plan_winograd,
     recurrent,
+    separable,
     window,
     winograd,
 )
@@ -99,6 +101,8 @@ def _own(node: Node, isa: Isa, operands: Operands) -> Planned | str:
         return plan_recurrent.recurrent(node, isa, operands)
     if node.op == "edgec.Fused" and node.attrs["kind"] == plan_attention.KIND:
         return plan_attention.attention(node, isa, operands)
+    if node.op == "edgec.Fused" and node.attrs["kind"] == plan_separable.KIND:
+        return plan_separable.separable(node, isa, operands)
     what = region(node)
     if isinstance(what, str):
         return what
@@ -122,6 +126,8 @@ def packed(plan: KernelPlan, arg: int, array: Array) -> Array:
         return depth.pack(plan, array)
     if isinstance(plan, window.WindowPlan) and arg == 1 and plan.op == "depthwise":
         return window.pack(plan, array)
+    if isinstance(plan, separable.SeparablePlan):
+        return separable.pack(plan, arg, array)
     if isinstance(plan, winograd.FiltersPlan):
         return winograd.pack(plan, array)
     if isinstance(plan, recurrent.RecurrentPlan):

@@ -33,7 +33,7 @@ _PIECES, _PIECE = 16, 128
 
 
 @dataclass(frozen=True)
-class _Nest:
+class Nest:
     """What a contraction is beside its operands: see ContractPlan for `form` and `w`."""
 
     name: str
@@ -71,8 +71,8 @@ def convolution(region: Region, isa: Isa, operands: Operands) -> Planned | str:
     ys, xs = (geometry.taps(axis, images.y.axes[2 + axis].extent, transposed=transposed) for axis in (0, 1))
     if depthwise:
         return plan_window.depthwise(region, isa, images, ys[0], xs[0])
-    nest = _Nest("conv_transpose" if transposed else "conv", form, ys, xs, geometry.kernel, groups)
-    return _contraction(region, isa, images, nest)
+    nest = Nest("conv_transpose" if transposed else "conv", form, ys, xs, geometry.kernel, groups)
+    return contraction(region, isa, images, nest)
 
 
 def product(region: Region, isa: Isa, operands: Operands) -> Planned | str:
@@ -114,7 +114,7 @@ def product(region: Region, isa: Isa, operands: Operands) -> Planned | str:
     inputs = (a, b, *((bias,) if bias is not None else ()))
     images = Images(inputs, tuple(views))
     ys, xs = ((Taps.pointwise(images.y.axes[axis].extent),) for axis in (2, 3))
-    return _contraction(region, isa, images, _Nest("gemm", "oi" if node.attrs.get("transB") else "io", ys, xs, w=w))
+    return contraction(region, isa, images, Nest("gemm", "oi" if node.attrs.get("transB") else "io", ys, xs, w=w))
 
 
 def _right(view: View, out_shape: tuple[int, ...]) -> View | str:
@@ -130,7 +130,7 @@ def _right(view: View, out_shape: tuple[int, ...]) -> View | str:
     return View((batch, row, column))
 
 
-def _contraction(region: Region, isa: Isa, images: Images, nest: _Nest) -> Planned | str:
+def contraction(region: Region, isa: Isa, images: Images, nest: Nest) -> Planned | str:
     """The plan of a nest with the register tile that the cost model likes best."""
     x, y, groups, (ky, kx) = images.x, images.y, nest.groups, nest.kernel
     if not prod(y.shape):
@@ -192,7 +192,7 @@ def _ahead(isa: Isa, weight: Arg, tile: Tile, unroll: int, total: int, passes: i
     return -(-unroll * wide // (isa.line_bytes * passes)), _LEAD if 2 * panel > (isa.l2_bytes or isa.l1_bytes) else 0
 
 
-def _widens(isa: Isa, nest: _Nest, stored: int, tile: Tile, reduction: int, outputs: int) -> bool:
+def _widens(isa: Isa, nest: Nest, stored: int, tile: Tile, reduction: int, outputs: int) -> bool:
     """Whether to widen the weights of a vector group before its tiles, which needs memory for them, instead of in each tile."""
     if nest.w is not None or stored == _WIDE or isa.lanes == 1 or isa.fact("optimize") == "size" or isinstance(isa, Device):
         return False

@@ -29,24 +29,37 @@ def _task(plan: ContractPlan, kernel: Kernel, task: Index) -> None:
     chunk, number, group, n = tiles.indices(task, plan.row_chunks, -(-count // plan.together), plan.groups)
     if plan.y.axes[0].extent == 1:
         n = 0
-
-    def rows(widths: tuple[int, ...], first: Index) -> None:
-        tile = _Tile(plan, kernel, n, group, widths, first, partial(_nothing, task))
-        if plan.widen:
-            tile.widen(task * plan.args[-1].elements)
-        tile.ask(chunk)
-        for ys in plan.ys:
-            tiles.rows(chunk, plan.row_chunks, ys.out_count, range(ys.out_count), partial(row, tile, ys))
-
-    def row(tile: "_Tile", ys: Taps, y: Index) -> None:
-        tiles.tiles(plan.xs, plan.columns, plan.x.axes[3].extent, partial(tile.emit, Output(ys, y)))
-
+    rows = partial(vectors_of, plan, kernel, task, (n, group), (chunk, plan.row_chunks))
     if plan.together == 1:
         tiles.channels(number, plan.widths, rows)
         return
     low = T.bind(number * plan.together)
     high = low + plan.together if count % plan.together == 0 else T.bind(T.min(low + plan.together, count))
     loop(low, high, lambda g: tiles.channels(T.bind(g), plan.widths, rows))
+
+
+def vectors_of(plan: ContractPlan, kernel: Kernel, task: Index, at: tuple[Index, Index], part: tuple[Index, int],
+               widths: tuple[int, ...], first: Index) -> None:
+    """Some rows of the vector group that starts at channel `first`. `at`: image and convolution group; `part`: which chunk, of how many."""
+    tile = _Tile(plan, kernel, *at, widths, first, partial(_nothing, task))
+    if plan.widen:
+        tile.widen(task * plan.args[-1].elements)
+    tile.ask(part[0])
+    for ys in plan.ys:
+        tiles.rows(*part, ys.out_count, range(ys.out_count), partial(_row, tile, ys))
+
+
+def some_rows(plan: ContractPlan, kernel: Kernel, task: Index, at: tuple[Index, Index], part: tuple[Index, Index],
+              widths: tuple[int, ...], first: Index) -> None:
+    """Rows `part[0]` to `part[1]` of the vector group that starts at channel `first`; `at`: image and convolution group."""
+    tile = _Tile(plan, kernel, *at, widths, first, partial(_nothing, task))
+    for ys in plan.ys:
+        loop(*part, partial(_row, tile, ys))
+
+
+def _row(tile: "_Tile", ys: Taps, y: Index) -> None:
+    plan = tile.plan
+    tiles.tiles(plan.xs, plan.columns, plan.x.axes[3].extent, partial(tile.emit, Output(ys, y)))
 
 
 class _Tile:

@@ -3,7 +3,7 @@
 Half-precision operands are stored as such and computed in f32: a load widens, a store narrows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -92,20 +92,25 @@ def unit() -> Isa:
 
 
 class Kernel:
-    """The function being written: its operands by number, and loads and stores on them."""
+    """The function being written: its operands by number, and loads and stores on them. `begin`: the first task of the call."""
 
-    def __init__(self, plan: KernelPlan, buffers: Sequence[Any]) -> None:
-        self.plan, self.isa = plan, plan.isa
+    def __init__(self, plan: KernelPlan, buffers: Sequence[Any], begin: Index, bases: Mapping[int, Index] | None = None) -> None:
+        self.plan, self.isa, self.begin = plan, plan.isa, begin
         self._buffers = list(buffers)
         self._dtypes = [a.dtype for a in plan.args]
+        self._bases = bases or {}
 
     def raw(self, arg: int) -> Any:
         """The TIR buffer of an operand."""
         return self._buffers[arg]
 
+    def part(self, plan: KernelPlan, args: Sequence[int], bases: Mapping[int, Index]) -> "Kernel":
+        """The same function as the kernel of another plan, whose operands are `args` of this one's; `bases`: where some of them begin."""
+        return Kernel(plan, [self._buffers[a] for a in args], self.begin, bases)
+
     def load(self, arg: int, index: Index, lanes: int = 1) -> Vector:
         """`lanes` neighbors from an operand, in the dtype that arithmetic on it uses."""
-        buffer, dtype = self._buffers[arg], self._dtypes[arg]
+        buffer, dtype, index = self._buffers[arg], self._dtypes[arg], self._at(arg, index)
         value = buffer[T.Ramp(index, 1, lanes)] if lanes > 1 else buffer[index]
         return widen(value, dtype, lanes)
 
@@ -122,7 +127,7 @@ class Kernel:
 
     def store(self, arg: int, value: Vector, index: Index, lanes: int = 1, step: Index = 1) -> None:
         """Write `lanes` elements `step` apart; the value is in the operand's arithmetic dtype."""
-        buffer, dtype = self._buffers[arg], self._dtypes[arg]
+        buffer, dtype, index = self._buffers[arg], self._dtypes[arg], self._at(arg, index)
         value = narrow(value, dtype, lanes)
         if lanes == 1:
             T.buffer_store(buffer, value, [index])
@@ -135,8 +140,11 @@ class Kernel:
 
     def prefetch(self, arg: int, index: Index) -> None:
         """Ask for the line of an element, for the second level of caches: without waiting, and without harm where nothing lies."""
-        where = T.address_of(self._buffers[arg][index])
+        where = T.address_of(self._buffers[arg][self._at(arg, index)])
         T.evaluate(Call("tirx.prefetch", [where, *(T.int32(i) for i in _SECOND_LEVEL)], ret_ty=PrimType("void")))
+
+    def _at(self, arg: int, index: Index) -> Index:
+        return index + self._bases[arg] if arg in self._bases else index
 
     def read(self, arg: int, view: View, at: Sequence[Index], axis: int, lanes: int) -> Vector:
         """`lanes` elements along logical `axis` from index `at` of a view of an operand; broadcast, contiguous or strided as it lies."""
@@ -235,7 +243,7 @@ def function(plan: KernelPlan, symbol: str, task: Callable[[Kernel, Index], None
             buffers = [T.arg(f"p{i}", T.Buffer((max(a.elements, 1),), TIR[STORED.get(a.dtype, a.dtype)])) for i, a in enumerate(plan.args)]
             begin, end = T.arg("begin", T.int32()), T.arg("end", T.int32())
             T.func_attr({"tirx.noalias": True})
-            kernel = Kernel(plan, buffers)
+            kernel = Kernel(plan, buffers, begin)
             with T.serial(begin, end) as t:
                 # bound, because TVM 0.27 shifts this loop to start at zero and forgets to say so in the bounds of inner loops
                 task(kernel, T.bind(t))

@@ -29,10 +29,15 @@ def _task(plan: WindowPlan, kernel: Kernel, task: Index) -> None:
     if plan.y.axes[0].extent == 1:
         n = 0
 
+    channels(plan, kernel, n, number, (chunk, plan.row_chunks))
+
+
+def channels(plan: WindowPlan, kernel: Kernel, n: Index, number: Index, part: tuple[Index, int]) -> None:
+    """Some rows of vector `number` of the channels of image n; `part`: which chunk of rows, of how many."""
     def rows(widths: tuple[int, ...], channel: Index) -> None:
         vector = _Channels(plan, kernel, n, channel, widths[0])
-        for part, taps in plan.ys.classes(plan.x.axes[2].extent):
-            tiles.rows(chunk, plan.row_chunks, plan.ys.out_count, part, partial(row, vector, taps))
+        for outputs, taps in plan.ys.classes(plan.x.axes[2].extent):
+            tiles.rows(*part, plan.ys.out_count, outputs, partial(row, vector, taps))
 
     def row(vector: "_Channels", taps: range, y: Index) -> None:
         tiles.tiles((plan.xs,), plan.columns, plan.x.axes[3].extent, partial(vector.tile, Output(plan.ys, y), taps))
