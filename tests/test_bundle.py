@@ -171,3 +171,16 @@ def test_a_compiler_of_ones_own(tmp_path: Path) -> None:
 def test_tool_chains_are_described() -> None:
     (line,) = toolchain.describe([HOST.triple])
     assert line.startswith(f"{HOST.triple}: ")
+
+
+@pytest.mark.skipif(not shutil.which("gcc"), reason="needs gcc")
+def test_large_weights_begin_where_a_large_page_can(tmp_path: Path) -> None:
+    (tmp_path / "big.weights.bin").write_bytes(bytes(range(256)))
+    (tmp_path / "main.c").write_text("""#include <stdint.h>
+extern const unsigned char big_weights[];
+int main(void) { return (uintptr_t)big_weights % ((uintptr_t)2 << 20) == 0 && big_weights[7] == 7 ? 0 : 1; }
+""")
+    (tmp_path / "big_weights.S").write_text(weights.assembler("big", large_pages=True))
+    subprocess.run(["gcc", "main.c", "big_weights.S", "-o", "main"], cwd=tmp_path, check=True)
+    assert subprocess.run([tmp_path / "main"], check=False).returncode == 0
+    assert ".balign 64" in (make(tmp_path) / "toy_weights.S").read_text()           # a small file is not worth the gap

@@ -19,6 +19,8 @@ from edgec.codegen.program import Program
 from edgec.errors import EdgecError
 
 FORMAT, HEADER_BYTES, CHECKED_BYTES = 1, 64, 40
+LARGE_PAGE = 2 << 20
+"""Bytes of a large page of x86-64, and of aarch64 with pages of 4 KiB."""
 Data = bytes | bytearray | memoryview
 
 
@@ -56,8 +58,11 @@ def _pieces(program: Program, weights: Mapping[int, Data]) -> Iterator[Data]:
     yield bytes(program.weights_bytes - at)
 
 
-def assembler(name: str, codes: Mapping[str, str] | None = None) -> str:
-    """Source of an object that holds the file of weights as NAME_weights, and files of code as symbols of their own, ended by a zero."""
+def assembler(name: str, codes: Mapping[str, str] | None = None, *, large_pages: bool = False) -> str:
+    """Source of an object that holds the file of weights as NAME_weights, and files of code as symbols of their own, ended by a zero.
+
+    With `large_pages` the weights begin where a large page can, so that a system that keeps files in such pages maps them as they are.
+    """
     held = "".join(f"""    .section .rodata.{symbol},"a"
     .balign 64
     .globl {symbol}
@@ -69,7 +74,7 @@ def assembler(name: str, codes: Mapping[str, str] | None = None) -> str:
 """ for symbol, file in (codes or {}).items())
     return f"""/* SPDX-License-Identifier: 0BSD. Puts the weights into the program: assemble this beside {name}.weights.bin. */
     .section .rodata.{name}_weights,"a"
-    .balign 64
+    .balign {LARGE_PAGE if large_pages else HEADER_BYTES}
     .globl {name}_weights
 {name}_weights:
     .incbin "{name}.weights.bin"

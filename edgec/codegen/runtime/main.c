@@ -27,21 +27,25 @@ static void stop(const char* what, const char* why) {
   exit(1);
 }
 
-static void* memory(size_t bytes) {
+/* One block for everything, in large pages where the system has them: each page is a fault when it is touched first. A
+   large page at the end is worth its bytes when a quarter of it is used. */
+static char* block(size_t bytes) {
+  const size_t large = (size_t)2 << 20, whole = bytes < large ? 0 : (bytes + large / 4 * 3 - 1) / large * large;
+  const size_t size = whole > bytes ? whole : bytes;
   void* p = NULL;
-  if (posix_memalign(&p, @NAME@_ALIGNMENT, bytes + 1) != 0) stop("@NAME@", "not enough memory");
-  memset(p, 0, bytes + 1);
+  if (posix_memalign(&p, whole == 0 ? @NAME@_ALIGNMENT : large, size + 1) != 0) stop("@NAME@", "not enough memory");
+#if defined(MADV_HUGEPAGE)
+  if (whole > 0) madvise(p, whole, MADV_HUGEPAGE);
+#endif
   return p;
 }
 
-/* Memory that the model writes before it reads it, in large pages where the system has them. */
-static void* room(size_t bytes) {
-  const size_t large = (size_t)2 << 20;
-  void* p = NULL;
-  if (posix_memalign(&p, bytes < large ? @NAME@_ALIGNMENT : large, bytes + 1) != 0) stop("@NAME@", "not enough memory");
-#if defined(MADV_HUGEPAGE)
-  if (bytes >= large) madvise(p, bytes / large * large, MADV_HUGEPAGE);
-#endif
+static size_t aligned(size_t bytes) { return (bytes + @NAME@_ALIGNMENT - 1) / @NAME@_ALIGNMENT * @NAME@_ALIGNMENT; }
+
+/* Takes the next bytes of the block. */
+static void* take(char** free_bytes, size_t bytes) {
+  void* p = *free_bytes;
+  *free_bytes += aligned(bytes);
   return p;
 }
 
@@ -64,6 +68,8 @@ int main(int argc, char** argv) {
   void* out[OUTPUTS + 1] = {NULL};
   const char* missing = NULL;
   int threads = 1, runs = 1, i, at = 1;
+  size_t bytes = aligned(@NAME@_PREPARED_BYTES) + aligned(@NAME@_ARENA_BYTES) + aligned(@NAME@_STATE_BYTES);
+  char *all, *next;
   @NAME@_args args = {0};
   edgec_rt* rt;
 @DECLARE_UNITS@  for (; at + 1 < argc && argv[at][0] == '-'; at += 2) {
@@ -73,20 +79,24 @@ int main(int argc, char** argv) {
   }
   if (argc - at > INPUTS + OUTPUTS) stop("@NAME@", "there are more files than inputs and outputs");
   if (@NAME@_check_cpu(&missing) != 0) stop("this processor lacks", missing);
+  for (i = 0; i < INPUTS; i++) bytes += aligned(in_ports[i].bytes);
+  for (i = 0; i < OUTPUTS; i++) bytes += aligned(out_ports[i].bytes);
+  all = next = block(bytes);
   for (i = 0; i < INPUTS; i++) {
-    void* data = memory(in_ports[i].bytes);
+    void* data = take(&next, in_ports[i].bytes);
     if (at < argc) move(argv[at++], data, in_ports[i].bytes, 0);
+    else memset(data, 0, in_ports[i].bytes);
     in[i] = data;
   }
-  for (i = 0; i < OUTPUTS; i++) out[i] = memory(out_ports[i].bytes);
+  for (i = 0; i < OUTPUTS; i++) out[i] = take(&next, out_ports[i].bytes);
   rt = edgec_rt_create(threads);
   if (rt == NULL) stop("@NAME@", "threads cannot be started");
   args.size = sizeof args;
   args.abi = EDGEC_ABI;
   args.weights = @NAME@_weights;
-  args.prepared = room(@NAME@_PREPARED_BYTES);
-  args.arena = room(@NAME@_ARENA_BYTES);
-  args.state = memory(@NAME@_STATE_BYTES);
+  args.prepared = take(&next, @NAME@_PREPARED_BYTES);
+  args.arena = take(&next, @NAME@_ARENA_BYTES);
+  args.state = memset(take(&next, @NAME@_STATE_BYTES), 0, @NAME@_STATE_BYTES);
   args.in = in;
   args.out = out;
   args.rt = rt;
@@ -99,11 +109,7 @@ int main(int argc, char** argv) {
     printf("%.3f ms\n", now() - start);
   }
   for (i = 0; i < OUTPUTS && at < argc; i++) move(argv[at++], out[i], out_ports[i].bytes, 1);
-  for (i = 0; i < INPUTS; i++) free((void*)in[i]);
-  for (i = 0; i < OUTPUTS; i++) free(out[i]);
-  free(args.prepared);
-  free(args.arena);
-  free(args.state);
+  free(all);
   edgec_rt_destroy(rt);
 @CLOSE_UNITS@  return 0;
 }
