@@ -5,8 +5,8 @@ counts cycles of one core. The rule for register tiles was fitted on a core with
 tiles within 1.5 % of the best on average, 3.6 % at worst; no build searches or measures.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import prod
 from types import MappingProxyType
 from typing import Any
@@ -32,17 +32,22 @@ _WAITING = 0.02         # of a kernel's cycles, what its weights must take from 
 _PIECE = 0.003          # each further kind of tile is code of its own, fitted
 _LOADED_ONCE = 5        # registers into which LLVM loads inputs ahead where each is used once: on AVX2, 10x1 and wider tiles spilled
 _NO_OPERAND = 16        # with so few registers, a multiplication has no operand that is broadcast from memory: AVX2 and older
+_OTHERS = 12            # tiles that are remembered beside the best one, for those who measure
 _AHEAD = 3              # registers into which LLVM loads what comes next, in the lane form: with fewer, all 16 tiles tried spilled
 _AHEAD_STRIDED = 7      # the same where columns share no inputs over a row of taps, which it unrolls
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A register tile: `tw` output columns times `nb` vectors of output channels; `cycles` for all the work it was chosen for."""
+    """A register tile: `tw` output columns times `nb` vectors of output channels; `cycles` for all the work it was chosen for.
+
+    `others` are the next best tiles for the same work, best first.
+    """
 
     tw: int
     nb: int
     cycles: float
+    others: tuple["Tile", ...] = field(default=(), repr=False, compare=False)
 
 
 def peak_macs(isa: Isa) -> float:
@@ -104,13 +109,14 @@ def _number(isa: Isa, fact: str) -> float:
 
 def choose_tile(  # noqa: PLR0913  a shape
     isa: Isa, vectors: Sequence[int], columns: int, k: int, *, rows: int = 1, lane: bool = False, strided: bool = False, stored: int = 4,
-    inputs: int = 0,
+    inputs: int = 0, wish: tuple[int, int] | None = None,
 ) -> Tile:
     """Choose the register tile of a direct convolution or a matrix product.
 
     `vectors` lists the lanes of each vector of output channels, `columns` counts the output columns of a row (in a matrix product: rows
     of the left operand), `k` the steps of the reduction, `rows` how often all of it is done, `stored` the bytes of a weight where it lies;
     `strided`: see `fits`. What is left over gets smaller tiles. Each group of vectors reads all `inputs` bytes anew, from where they lie.
+    A `wish`, (tw, nb), is granted when it is one of the tiles that fit.
     """
     least = 2 if lane and len(vectors) > 1 else 1  # a lane load serves all vectors of a tile: one vector alone would waste it
     again = _SHARE * memory_cycles(isa, inputs) if inputs > isa.l1_bytes else 0.0
@@ -118,7 +124,14 @@ def choose_tile(  # noqa: PLR0913  a shape
                        + -(-len(vectors) // nb) * again)
                   for nb in range(least, min(len(vectors), isa.registers) + 1)
                   for tw in range(1, min(columns, isa.registers) + 1) if fits(isa, tw, nb, lane=lane, strided=strided))
-    return min(candidates, key=lambda t: (t.cycles, -t.tw))
+    return _best(candidates, wish)
+
+
+def _best(candidates: Iterable[Tile], wish: tuple[int, int] | None) -> Tile:
+    """The tile of the fewest cycles, or the one that is wished for if it is there, and the next best."""
+    ranked = sorted(candidates, key=lambda t: (t.cycles, -t.tw))
+    chosen = next((t for t in ranked if (t.tw, t.nb) == wish), ranked[0])
+    return replace(chosen, others=tuple([t for t in ranked if t is not chosen][:_OTHERS]))
 
 
 @dataclass(frozen=True)
@@ -166,7 +179,8 @@ def dot_cycles(isa: Isa, form: str, tw: int, nb: int, k: int) -> float:
     return k * cycles + _REQUANTIZE / isa.fma_ports * products
 
 
-def choose_dot_tile(isa: Isa, form: str, vectors: Sequence[int], columns: int, k: int, *, rows: int = 1) -> Tile:
+def choose_dot_tile(isa: Isa, form: str, vectors: Sequence[int], columns: int, k: int, *, rows: int = 1,
+                    wish: tuple[int, int] | None = None) -> Tile:
     """Choose the register tile of a contraction of bytes over k steps of four; see `choose_tile`."""
     def tiled(tw: int, nb: int) -> float:
         across, along = _pieces(columns, tw), _pieces(len(vectors), nb)
@@ -176,7 +190,7 @@ def choose_dot_tile(isa: Isa, form: str, vectors: Sequence[int], columns: int, k
     least = 2 if isa.broadcast == "lane" and len(vectors) > 1 else 1
     candidates = (Tile(tw, nb, tiled(tw, nb)) for nb in range(least, min(len(vectors), isa.registers) + 1)
                   for tw in range(1, min(columns, isa.registers) + 1) if _dot_fits(isa, DOTS[form], tw, nb))
-    return min(candidates, key=lambda t: (t.cycles, -t.tw))
+    return _best(candidates, wish)
 
 
 def depth_cycles(isa: Isa, form: str, kernel: tuple[int, int], vectors: int, step: int) -> float:

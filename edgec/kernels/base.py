@@ -7,15 +7,16 @@ no weight value is part of it.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 
-from edgec.cost import kernel_cycles
+from edgec.cost import Tile, kernel_cycles
 from edgec.ir.graph import Array, Value
 from edgec.ir.layout import Axis, View
 from edgec.ir.types import dtype_bits
 from edgec.isa import Isa
+from edgec.kernels.choice import Choice
 from edgec.kernels.expr import Expr
 
 _STRUCTURE = 256
@@ -61,7 +62,7 @@ class KernelPlan:
     `macs` are multiply-accumulates, `bytes` what it reads and writes once. `computing` are the cycles of its work on one core with all
     operands in a cache nearby, `passes` how often that work goes through the weights; `cycles` is what it is expected to take in a net,
     with memory (see `timed`). `prepare`: for each argument of the role "prepared" its number and the kernel that makes it, once, from the
-    weight that stands there.
+    weight that stands there. `others`: the tiles that come next after the one that it has, best first.
     """
 
     isa: Isa
@@ -73,6 +74,7 @@ class KernelPlan:
     passes: float = field(default=1.0, kw_only=True, repr=False)
     cycles: float = field(default=0.0, kw_only=True, repr=False)
     prepare: tuple[tuple[int, "KernelPlan"], ...] = field(default=(), kw_only=True, repr=False)
+    others: tuple[Tile, ...] = field(default=(), kw_only=True, repr=False, compare=False)
 
     kind = "kernel"
     generic = False
@@ -81,6 +83,16 @@ class KernelPlan:
     def algo(self) -> str:
         """A word for the algorithm, for reports."""
         return self.kind
+
+    @property
+    def choice(self) -> Choice | None:
+        """What was chosen for this kernel, None where there is no choice."""
+        return None
+
+    @property
+    def open(self) -> Self:
+        """The plan without what was chosen: no kernel, but the same for all of those between which there is a choice of tiles."""
+        return self
 
     @property
     def scratch(self) -> int:
@@ -122,7 +134,8 @@ class Operands:
     `ints` answers the elements of a constant integer tensor (pads, axes: structure, not weights), None for all others; `floats` those of
     a constant f32 vector that is short enough for one number an axis (the scales of Resize). `narrow` tells whether i8 weights keep
     within -127 and 127, as quantization for sums in 16 bits makes them: of the numbers of a weight, the only thing code may depend on.
-    `footprint` counts the bytes of all weights of the net, which pass through the caches between two uses of one of them.
+    `footprint` counts the bytes of all weights of the net, which pass through the caches between two uses of one of them. A planner grants
+    a `choice` where there is such a plan; else, and where it is None, the cost model chooses.
     """
 
     view: Callable[[Value], View]
@@ -131,6 +144,12 @@ class Operands:
     floats: Callable[[Value], tuple[float, ...] | None] = lambda _: None
     narrow: Callable[[Value], bool] = lambda _: False
     footprint: float = 0.0
+    choice: Choice | None = None
+
+    @property
+    def tile(self) -> tuple[int, int] | None:
+        """The tile that is wished for."""
+        return self.choice.tile if self.choice is not None else None
 
     @classmethod
     def of(cls, weights: Mapping[Value, Array], view: Callable[[Value], View]) -> "Operands":

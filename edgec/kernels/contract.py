@@ -8,14 +8,16 @@ Padding is never stored. Along x, a tile that touches an edge is emitted on its 
 along y, the loop over taps is clipped. (Register tiles are one row high, so clipping is exact.)
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import Self
 
 import numpy as np
 
 from edgec.ir.graph import Array
 from edgec.ir.layout import Axis, View
 from edgec.kernels.base import Epilogue, KernelPlan
+from edgec.kernels.choice import Choice
 from edgec.kernels.taps import Taps
 
 PARTIAL = 256
@@ -66,6 +68,17 @@ class ContractPlan(KernelPlan):
     def algo(self) -> str:
         """conv, gemm, conv_transpose … with the register tile: columns x vectors."""
         return f"{self.name}_{self.columns}x{max(len(w) for w in self.widths)}"
+
+    @property
+    def choice(self) -> Choice:
+        """The register tile."""
+        return Choice("direct", self.columns, max(len(w) for w in self.widths))
+
+    @property
+    def open(self) -> Self:
+        """Without the tile and all that follows from it: how tasks are cut, weights read and loops unrolled."""
+        return replace(self, args=tuple(a for a in self.args if a.role != "scratch"), tasks=0, widths=(), columns=0, unroll=0, row_chunks=0,
+                       streams=1, together=1, widen=False)
 
     @property
     def output(self) -> int:

@@ -9,14 +9,15 @@ alike: sum((x - zero) * w) = sum(x * w) - zero * sum(w). The sums of the weights
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
 
 import numpy as np
 
 from edgec.ir.graph import Array
 from edgec.ir.layout import View
 from edgec.kernels.base import Epilogue, KernelPlan, Load
+from edgec.kernels.choice import Choice
 from edgec.kernels.taps import Taps
 
 DEPTH = 4
@@ -83,6 +84,16 @@ class DotPlan(KernelPlan):
     def algo(self) -> str:
         """The word conv or gemm, the form, and the register tile: columns x vectors."""
         return f"{self.name}_{SHORT[self.form]}_{self.columns}x{max(len(w) for w in self.widths)}"
+
+    @property
+    def choice(self) -> Choice:
+        """The register tile."""
+        return Choice("direct", self.columns, max(len(w) for w in self.widths))
+
+    @property
+    def open(self) -> Self:
+        """Without the tile and all that follows from it: how tasks are cut and loops unrolled."""
+        return replace(self, tasks=0, widths=(), columns=0, unroll=0, row_chunks=0)
 
     @property
     def in_channels(self) -> int:

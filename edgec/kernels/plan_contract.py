@@ -72,7 +72,7 @@ def convolution(region: Region, isa: Isa, operands: Operands) -> Planned | str:
     if depthwise:
         return plan_window.depthwise(region, isa, images, ys[0], xs[0])
     nest = Nest("conv_transpose" if transposed else "conv", form, ys, xs, geometry.kernel, groups)
-    return contraction(region, isa, images, nest)
+    return contraction(region, isa, images, nest, operands.tile)
 
 
 def product(region: Region, isa: Isa, operands: Operands) -> Planned | str:
@@ -114,7 +114,7 @@ def product(region: Region, isa: Isa, operands: Operands) -> Planned | str:
     inputs = (a, b, *((bias,) if bias is not None else ()))
     images = Images(inputs, tuple(views))
     ys, xs = ((Taps.pointwise(images.y.axes[axis].extent),) for axis in (2, 3))
-    return contraction(region, isa, images, Nest("gemm", "oi" if node.attrs.get("transB") else "io", ys, xs, w=w))
+    return contraction(region, isa, images, Nest("gemm", "oi" if node.attrs.get("transB") else "io", ys, xs, w=w), operands.tile)
 
 
 def _right(view: View, out_shape: tuple[int, ...]) -> View | str:
@@ -130,8 +130,8 @@ def _right(view: View, out_shape: tuple[int, ...]) -> View | str:
     return View((batch, row, column))
 
 
-def contraction(region: Region, isa: Isa, images: Images, nest: Nest) -> Planned | str:
-    """The plan of a nest with the register tile that the cost model likes best."""
+def contraction(region: Region, isa: Isa, images: Images, nest: Nest, wish: tuple[int, int] | None = None) -> Planned | str:
+    """The plan of a nest with the register tile that is wished for, or else the one that the cost model likes best."""
     x, y, groups, (ky, kx) = images.x, images.y, nest.groups, nest.kernel
     if not prod(y.shape):
         return "there is nothing to compute"
@@ -151,7 +151,7 @@ def contraction(region: Region, isa: Isa, images: Images, nest: Nest) -> Planned
     def best(stored: int) -> Tile:
         return choose_tile(isa, along, max(t.out_count for t in nest.xs), max(1, reduction), rows=count * len(nest.xs), lane=lane,
                            strided=any(t.step != t.pitch and t.count > 1 for t in nest.xs), stored=stored,
-                           inputs=prod(x.shape) // n // groups * dtype_bits(images.inputs[0].tensor.dtype) // 8)
+                           inputs=prod(x.shape) // n // groups * dtype_bits(images.inputs[0].tensor.dtype) // 8, wish=wish)
 
     tile, total = best(_WIDE), (x.axes[1].extent // groups) * ky * kx
     folded = isa.broadcast == "memory" and images.inputs[1].tensor.dtype == "f16"      # x86 converts halves as it loads them
@@ -175,7 +175,7 @@ def contraction(region: Region, isa: Isa, images: Images, nest: Nest) -> Planned
         streams=min(tile.nb, streams(isa, args[1].elements * dtype_bits(args[1].dtype) // 8)) if once else 1,
         together=together, widen=widen, ahead=near[0], lead=near[1],
         macs=macs, bytes=traffic(args), computing=tile.cycles * n * groups,
-        passes=passes if not near[0] else 1)
+        passes=passes if not near[0] else 1, others=tile.others)
     return Planned(plan, (*images.inputs, *region.operands))
 
 

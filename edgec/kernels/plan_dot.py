@@ -111,7 +111,8 @@ class _Nest:
         per_row = -(-xs.count * chunk // 4) if merged else xs.count * -(-chunk // 4)
         steps = (x.axes[1].extent // groups // chunk) * ys.count * per_row
         along = vectors(channels, lanes)
-        tile = choose_dot_tile(isa, form, tuple(computed(form, v) for v in along), xs.out_count, steps, rows=ys.out_count)
+        tile = choose_dot_tile(isa, form, tuple(computed(form, v) for v in along), xs.out_count, steps, rows=ys.out_count,
+                               wish=self.operands.tile)
         widths = tuple(along[i:i + tile.nb] for i in range(0, len(along), tile.nb))
         macs = prod(y.shape) * (x.axes[1].extent // groups) * ys.count * xs.count
         fixed = n * groups * len(widths)
@@ -122,7 +123,7 @@ class _Nest:
             isa, (), fixed * row_chunks, x=x, y=y, ys=ys, xs=xs, kernel=kernel, groups=groups, widths=widths, columns=tile.tw, chunk=chunk,
             merged=merged, unroll=unroll, row_chunks=row_chunks, form=form, zero=self.zero is not None, bias=bias,
             epilogue=epilogue, name=name, stored=stored, macs=macs, computing=tile.cycles * n * groups,
-            passes=ys.out_count * -(-xs.out_count // tile.tw))
+            passes=ys.out_count * -(-xs.out_count // tile.tw), others=tile.others)
         args = self._args(plan.groups * plan.group_bytes + 4 * y.axes[1].extent)
         zeros = (self.zero,) if self.zero is not None else ()
         return Planned(replace(plan, args=args, bytes=traffic(args)), (*images.inputs, *zeros, *used))

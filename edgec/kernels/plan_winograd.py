@@ -27,9 +27,11 @@ def convolution(region: Region, isa: Isa, operands: Operands) -> Planned | str:
 
     `exact` and `optimize` = "size" among the further facts of the unit forbid it: it rounds more, and its filters take more memory.
     """
-    made = direct(region, isa, operands)
+    made, wish = direct(region, isa, operands), operands.choice
     if isinstance(made, str) or isa.fact("exact") or isa.fact("optimize") == "size" or isa.lanes == 1:
         return made                                                    # without vectors: a microcontroller, which has no room for filters
+    if wish is not None:
+        return made if wish.form == "direct" else _form(region, isa, operands, int(wish.form.removeprefix("winograd"))) or made
     limit = _GAIN * timed(made.plan, operands.footprint).cycles
     forms = [f for m in _SUMS if (f := _form(region, isa, operands, m)) is not None and timed(f.plan, operands.footprint).cycles < limit]
     return min([*forms, made], key=lambda planned: _price(isa, planned))
@@ -57,7 +59,7 @@ def _form(region: Region, isa: Isa, operands: Operands, m: int) -> Planned | Non
         return None
     if min(x.axes[1].extent, y.axes[1].extent) < _LEAST or not all(_contiguous(v.axes[1], isa.lanes) for v in (x, y)):
         return None
-    return _plan(region, isa, images, m, geometry.pads[:2])
+    return _plan(region, isa, images, m, geometry.pads[:2], operands.tile)
 
 
 def _contiguous(axis: Axis, lanes: int) -> bool:
@@ -65,7 +67,9 @@ def _contiguous(axis: Axis, lanes: int) -> bool:
     return axis.inner == 1 and axis.block % lanes == 0 if axis.block else axis.stride == 1
 
 
-def _plan(region: Region, isa: Isa, images: Images, m: int, pads: tuple[int, int]) -> Planned:
+def _plan(
+    region: Region, isa: Isa, images: Images, m: int, pads: tuple[int, int], wish: tuple[int, int] | None,
+) -> Planned:
     x, y, side = images.x, images.y, m + TAPS - 1
     (count, ic, *_), oc = x.shape, y.axes[1].extent
     total = count * -(-y.axes[2].extent // m) * -(-y.axes[3].extent // m)
@@ -74,7 +78,8 @@ def _plan(region: Region, isa: Isa, images: Images, m: int, pads: tuple[int, int
     tiles = -(-total // blocks)
     lanes = vectors(oc, isa.lanes)
     tile = choose_tile(isa, lanes, tiles, ic, rows=side * side, lane=isa.broadcast == "lane" and ic % isa.lanes == 0,
-                       strided=isa.in_order)                           # where LLVM loads so much ahead that 5x4 spills here, too
+                       strided=isa.in_order,                           # where LLVM loads so much ahead that 5x4 spills here, too
+                       wish=wish)
     widths = tuple(lanes[i:i + tile.nb] for i in range(0, len(lanes), tile.nb))
     macs = y.axes[0].extent * oc * y.axes[2].extent * y.axes[3].extent * ic * TAPS * TAPS
     runs = chunks(blocks, min(_RUNS, max(1, macs // _RUN_MACS)))
@@ -90,7 +95,7 @@ def _plan(region: Region, isa: Isa, images: Images, m: int, pads: tuple[int, int
     prepare = FiltersPlan(isa, (stored, Arg("output", "f32", filters)), len(widths), m=m, channels=ic, widths=widths)
     plan = WinogradPlan(isa, tuple(args), runs * parts, x=x, y=y, m=m, pads=pads, widths=widths, tiles=tiles,
                         columns=min(tile.tw, tiles), runs=runs, parts=parts, bias=images.bias, epilogue=images.epilogue(region),
-                        macs=macs, bytes=traffic(args), computing=computing, passes=blocks)
+                        macs=macs, bytes=traffic(args), computing=computing, passes=blocks, others=tile.others)
     return Planned(replace(plan, prepare=((1, prepare),)), (*images.inputs, *region.operands))
 
 

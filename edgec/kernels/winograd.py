@@ -14,6 +14,7 @@ import numpy as np
 from edgec.ir.graph import Array
 from edgec.ir.layout import View
 from edgec.kernels.base import Epilogue, KernelPlan
+from edgec.kernels.choice import Choice
 
 TAPS = 3
 
@@ -45,6 +46,11 @@ class WinogradPlan(KernelPlan):
     def algo(self) -> str:
         """The form, and the register tile: tiles x vectors."""
         return f"winograd{self.m}_{self.columns}x{max(map(len, self.widths))}"
+
+    @property
+    def choice(self) -> Choice:
+        """The form, and the register tile."""
+        return Choice(f"winograd{self.m}", self.columns, max(map(len, self.widths)))
 
     @property
     def side(self) -> int:
