@@ -17,7 +17,7 @@ from edgec.codegen.bundle import check_place, write_bundle
 from edgec.codegen.npu import region as npu
 from edgec.codegen.object import compile_kernels, kernel_texts
 from edgec.codegen.program import HOST, Copy
-from edgec.codegen.schedule import Schedule, schedule
+from edgec.codegen.schedule import Refine, Schedule, schedule
 from edgec.codegen.units import unit_codes
 from edgec.cost import energy
 from edgec.errors import Cancelled, EdgecError, UsageError
@@ -28,6 +28,7 @@ from edgec.ir.graph import Array, Graph
 from edgec.isa import Isa, cpu_isa, devices
 from edgec.kernels.base import KernelPlan
 from edgec.lang import text
+from edgec.measuring import refine
 from edgec.onnx import Model, import_model
 from edgec.partition import link
 from edgec.pipeline import Context, Pipeline, Watch, run_passes
@@ -62,7 +63,7 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
     interface: Interface | Mapping[str, Mapping[str, Any]] | None = None, rank: str | float | None = None,
     calibrate: sampling.Source | None = None, int8: bool = False, max_drop: float | None = None, min_cosine: float | None = None,
     labels: str | Path | Array | None = None, metric: str | None = None, evaluate: str | Callable[..., Any] | None = None,
-    units: Sequence[str] = (), place: Mapping[str, str] | None = None,
+    units: Sequence[str] = (), place: Mapping[str, str] | None = None, measure: float | None = None,
 ) -> Bundle:
     """Build a model (path, bytes, ModelProto, or the path of a textual graph) and write the bundle; returns it, opened but not loaded.
 
@@ -75,7 +76,9 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
     layers stay as they are where that is needed to keep accuracy (edgec/study/budget.py): by `labels` and a `metric`, by `evaluate`, a
     function of your own (edgec/score.py), else by agreement with the unchanged model.
     `units` lists the units of the target that may be used: without the CPU among them, it runs only what the others cannot. `place` puts
-    nodes on units: `{"conv1": "cpu", "layer4*": "gpu"}` (passes/partition.py). Raises the errors of edgec.errors; nothing is half-written.
+    nodes on units: `{"conv1": "cpu", "layer4*": "gpu"}` (passes/partition.py). `measure` refines what the cost model chose by measuring
+    kernels on this machine for at most so many seconds, and takes over what is known of them (edgec/measuring). Raises the errors of
+    edgec.errors; nothing is half-written.
     """
     if optimize_for not in ("speed", "size"):
         raise UsageError(f"-O is speed or size, not {optimize_for}")
@@ -92,16 +95,21 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
     triple = cpu_isa(machine).triple
     if threads > 1 and not toolchain.is_hosted(triple):
         raise UsageError(f"{machine.name} has no operating system and so no threads: {threads} are too many")
-    toolchain.find(triple, cc)  # a missing compiler is told now, not when everything else is done
+    chain = toolchain.find(triple, cc)  # a missing compiler is told now, not when everything else is done
+    if measure is not None:
+        refine.check(machine, measure)
     faces = interface if isinstance(interface, Interface) else of(interface or {}, graph)
     wanted = Fitting(None if rank is None else str(rank), int8, (), calibrate, max_drop, min_cosine, labels, metric, evaluate)
     fitted = wanted.resolve(graph, machine, notes, interface=faces, optimize_for=optimize_for, progress=tell)
     made = compile_graph(graph, machine, name, progress=progress, cancelled=cancelled, watch=watch, disabled=disabled, limit=limit,
                          optimize_for=optimize_for, exact=exact, interface=faces, cache=cache, fitted=fitted, units=units,
                          place=place)
+    said = list[str]()                                         # about this machine's cache: no part of the bundle
+    learned: dict[str, Any] = {}
+    if measure is not None:
+        made, learned = _refined(made, measure, chain, cache=cache, jobs=jobs, progress=tell, note=said.append)
     fit.check(fit.uses(made.schedule.program, 0, machine.memories), machine.name)
     _tell_of_reals(made)
-    said = list[str]()                                         # about this machine's cache: no part of the bundle
     with _reproducible(graph, machine, watch):
         objects = compile_kernels(made.schedule.plans, made.isa, jobs=jobs, cache_dir=cache, progress=lambda d, n, _: tell("kernels", d, n),
                                   cancelled=cancelled, note=said.append, origins=_origins(made.schedule))
@@ -115,7 +123,7 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
                           "shapes": {k: list(v) for k, v in (shapes or {}).items()},
                           "inputs": list(inputs or ()), "outputs": list(outputs or ()), **fitted.options(), **placing(units, place)},
                  extra={"notes": [*notes, *made.context.notes], "report": report(made), "npus": npu.facts(made.regions),
-                        "input_ranges": ranges(graph), **faces.facts(), **made.context.facts, **fitted.facts})
+                        "input_ranges": ranges(graph), **faces.facts(), **made.context.facts, **fitted.facts, **learned})
     notes += [*made.context.notes, *said]
     tell("bundle", 1, 1)
     return Bundle(folder)
@@ -158,6 +166,21 @@ def compile_graph(  # noqa: PLR0913  one keyword for each flag of the command li
         final, regions = npu.compile_regions(final, others, cache=cache, note=context.note)
         made = schedule(final, isa, re.sub(r"\W", "_", name), lambda origins: _cut(graph, origins), others)
     return Built(final, made, machine, isa, context, regions)
+
+
+def _refined(
+    made: Built, seconds: float, chain: toolchain.ToolChain, *, cache: Path | None, jobs: int | None, progress: Progress,
+    note: Callable[[str], None],
+) -> tuple[Built, dict[str, Any]]:
+    """A build with those kernels that were found to be faster on this machine, and what the manifest tells of it."""
+    def planned(choose: Refine) -> Schedule:
+        return schedule(made.graph, made.isa, made.schedule.program.name, units=devices(made.target), refine=choose)
+
+    known, program = refine.Refinement(made.isa, cache=cache, note=note), made.schedule.program
+    planned(known.hear)
+    if known.measure(seconds, program.weights_bytes + program.prepared_bytes, chain, jobs=jobs, progress=progress):
+        made = replace(made, schedule=planned(known.take))
+    return made, known.facts()
 
 
 def _wishing(machine: Target, *, exact: bool, optimize_for: str) -> Target:

@@ -10,6 +10,8 @@ from edgec.codegen.manifest import calls, read_manifest
 from edgec.remote import TIMEOUT
 from edgec.session import Session, load
 
+_NAMED = 3  # changes of kernels that a summary names
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -46,6 +48,7 @@ class Bundle:
             f"{self.path} for {m['target']['name']} ({m['target']['cpu']})",
             f"  kernels    {report['kernels']} calls of {functions} functions, {macs}",
             f"  predicted  {report['predicted_ms']:.3f} ms {_parts(report)}",
+            *([f"  measured   {_measured(m['measured'])}"] if "measured" in m else []),
             f"  weights    {sizes['weights_bytes']} bytes",
             *([f"  prepared   {prepared} bytes, made of the weights once, when the model is loaded{then}"] if prepared else []),
             f"  arena      {sizes['arena_bytes']} bytes, {over}",
@@ -54,6 +57,20 @@ class Bundle:
             *(line for name, facts in m.get("npus", {}).items() for line in _npu(name, facts, report["macs"])),
             *(f"  {name:<10} {_memory(use)}" for name, use in m.get("memories", {}).items()),
         ])
+
+
+def _measured(facts: Mapping[str, Any]) -> str:
+    """What was measured on the machine that built a bundle, and what that changed."""
+    kernels = facts["kernels"]
+    changed = [k for k in kernels if k["chosen"] != k["default"]]
+    took = sum(len(k["origins"]) * k["measured_us"]["default"] for k in kernels)
+    saved = sum(len(k["origins"]) * k["measured_us"]["default"] * (1 - k["ratio"]) for k in changed)
+    some = f"{len(kernels)} of {len(kernels) + facts['unknown']} kernels that leave a choice"
+    if not changed:
+        return f"{some}: none is better otherwise"
+    names = ", ".join(f"{k['chosen']} for {k['default']} ({k['origins'][0]}: {k['ratio']:.2f})" for k in changed[:_NAMED])
+    more = f", and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
+    return f"{some}; {len(changed)} changed, so that all of them take {1 - saved / (took or 1):.3f} of the time: {names}{more}"
 
 
 def _unit(unit: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:

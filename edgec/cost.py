@@ -5,6 +5,7 @@ counts cycles of one core. The rule for register tiles was fitted on a core with
 tiles within 1.5 % of the best on average, 3.6 % at worst; no build searches or measures.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -32,7 +33,7 @@ _WAITING = 0.02         # of a kernel's cycles, what its weights must take from 
 _PIECE = 0.003          # each further kind of tile is code of its own, fitted
 _LOADED_ONCE = 5        # registers into which LLVM loads inputs ahead where each is used once: on AVX2, 10x1 and wider tiles spilled
 _NO_OPERAND = 16        # with so few registers, a multiplication has no operand that is broadcast from memory: AVX2 and older
-_OTHERS = 12            # tiles that are remembered beside the best one, for those who measure
+_OTHERS, _ALIKE = 8, 2  # tiles that are remembered beside the best one, for those who measure; of one number of vectors
 _AHEAD = 3              # registers into which LLVM loads what comes next, in the lane form: with fewer, all 16 tiles tried spilled
 _AHEAD_STRIDED = 7      # the same where columns share no inputs over a row of taps, which it unrolls
 
@@ -41,7 +42,7 @@ _AHEAD_STRIDED = 7      # the same where columns share no inputs over a row of t
 class Tile:
     """A register tile: `tw` output columns times `nb` vectors of output channels; `cycles` for all the work it was chosen for.
 
-    `others` are the next best tiles for the same work, best first.
+    `others` are the next best tiles for the same work, best first, at most two of each number of vectors: neighbors are much alike.
     """
 
     tw: int
@@ -131,7 +132,12 @@ def _best(candidates: Iterable[Tile], wish: tuple[int, int] | None) -> Tile:
     """The tile of the fewest cycles, or the one that is wished for if it is there, and the next best."""
     ranked = sorted(candidates, key=lambda t: (t.cycles, -t.tw))
     chosen = next((t for t in ranked if (t.tw, t.nb) == wish), ranked[0])
-    return replace(chosen, others=tuple([t for t in ranked if t is not chosen][:_OTHERS]))
+    count, others = Counter({chosen.nb: 1}), list[Tile]()
+    for tile in ranked:
+        if tile is not chosen and count[tile.nb] < _ALIKE:
+            count[tile.nb] += 1
+            others.append(tile)
+    return replace(chosen, others=tuple(others[:_OTHERS]))
 
 
 @dataclass(frozen=True)

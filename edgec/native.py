@@ -34,7 +34,7 @@ class _Args(ctypes.Structure):
         *((n, ctypes.c_uint32) for n in ("level", "flags", "first_step", "step_count")), ("devices", ctypes.c_void_p))
 
 
-class _Memory:
+class Memory:
     """Memory that starts at a multiple of any page, in huge pages where the system has them, with a guard on both sides."""
 
     def __init__(self, size: int) -> None:
@@ -51,7 +51,7 @@ class _Memory:
         self.set_guards()
 
     @classmethod
-    def of(cls, path: Path) -> "_Memory":
+    def of(cls, path: Path) -> "Memory":
         """A file in memory."""
         memory = cls(path.stat().st_size)
         with path.open("rb", buffering=0) as file:
@@ -59,10 +59,12 @@ class _Memory:
         return memory
 
     def set_guards(self) -> None:
+        """Write what `is_intact` looks for."""
         for guard in self._guards:
             guard[:] = _GUARD_BYTE
 
     def is_intact(self) -> bool:
+        """Whether nothing was written beside the memory."""
         return all(bool((guard == _GUARD_BYTE).all()) for guard in self._guards)
 
 
@@ -87,7 +89,7 @@ class _Context:
     """What one run needs, kept for the next: an arena and the structure of arguments."""
 
     def __init__(self, facts: Mapping[str, Any], shared: Mapping[str, int]) -> None:
-        self.arena = _Memory(facts["sizes"]["arena_bytes"])
+        self.arena = Memory(facts["sizes"]["arena_bytes"])
         self._inputs = (ctypes.c_void_p * max(1, len(facts["inputs"])))()
         self._outputs = (ctypes.c_void_p * max(1, len(facts["outputs"])))()
         self.args = _Args(size=ctypes.sizeof(_Args), abi=ABI, arena=self.arena.address, inputs=ctypes.addressof(self._inputs),
@@ -123,15 +125,15 @@ class NativeDevice:
     def __init__(self, path: Path, manifest: Mapping[str, Any], threads: int, simulated: Simulated | None = None) -> None:
         name, sizes = manifest["c_name"], manifest["sizes"]
         self._facts, self._pool = manifest, _Pool(path, threads)
-        _load_libm()
+        load_libm()
         library = _library(path / f"lib{name}.so")
         missing = ctypes.c_char_p()
         if library[f"{name}_check_cpu"](ctypes.byref(missing)):
             raise DeviceError(f"{path} needs {(missing.value or b'?').decode()}, which this processor lacks")
         self._run, self._strerror = library[f"{name}_run_args"], library[f"{name}_strerror"]
         self._strerror.restype = ctypes.c_char_p
-        self._weights = _Memory.of(path / f"{name}.weights.bin")
-        self._prepared, self._state = _Memory(sizes["prepared_bytes"]), _Memory(sizes["state_bytes"])
+        self._weights = Memory.of(path / f"{name}.weights.bin")
+        self._prepared, self._state = Memory(sizes["prepared_bytes"]), Memory(sizes["state_bytes"])
         self._prepare(library, name)
         self._shared = {"weights": self._weights.address, "prepared": self._prepared.address, "state": self._state.address,
                         "rt": self._pool.address}
@@ -208,7 +210,7 @@ class _Stepper:
     context: _Context
     inputs: tuple[Array, ...]
     outputs: tuple[Array, ...]
-    state: _Memory
+    state: Memory
     call: Callable[[], None]
     units: Units | Stand | None
 
@@ -273,7 +275,7 @@ def _library(path: Path) -> ctypes.CDLL:
         raise DeviceError(f"{path} cannot be loaded: {error}") from error
 
 
-def _load_libm() -> None:
+def load_libm() -> None:
     """Make the functions of libm visible to bundles that use some; where it is part of libc there is nothing to load."""
     for name in ("libm.so.6", "libm.so"):
         try:

@@ -3,7 +3,7 @@
 import json
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from edgec.errors import UsageError
@@ -14,6 +14,8 @@ HOST = "host"
 """The name of the target that is detected."""
 CPUINFO = Path("/proc/cpuinfo")
 SYSTEM = Path("/sys/devices/system/cpu")
+_IDENTITY = ("vendor_id", "cpu family", "model", "model name", "stepping",
+             "CPU implementer", "CPU architecture", "CPU variant", "CPU part", "CPU revision")
 _ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
 
 
@@ -47,6 +49,24 @@ def _processors(text: str) -> list[dict[str, str]]:
     blocks = ([line.partition(":") for line in block.splitlines() if ":" in line] for block in text.split("\n\n"))
     found = [{key.strip(): value.strip() for key, _, value in block} for block in blocks]
     return [p for p in found if "processor" in p] or [{}]
+
+
+def identity(cpuinfo: Path = CPUINFO) -> str:
+    """What tells this machine's core from another one: who made it, and which design and revision it is; empty where nobody says."""
+    try:
+        first = _processors(cpuinfo.read_text("utf-8", errors="replace"))[0]
+    except OSError:
+        return ""
+    return ", ".join(f"{key} {first[key]}" for key in _IDENTITY if key in first)
+
+
+def lacks(needed: Iterable[str], cpuinfo: Path = CPUINFO) -> list[str]:
+    """Those of the CPU features, as /proc/cpuinfo calls them, that this machine does not have on all of its cores."""
+    try:
+        features = _features(_processors(cpuinfo.read_text("utf-8", errors="replace")))
+    except OSError:
+        features = set()
+    return [f for f in needed if f not in features]
 
 
 def _features(processors: list[dict[str, str]]) -> set[str]:

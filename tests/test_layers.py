@@ -30,7 +30,7 @@ LAYERS = {
     "edgec.simulated": 5, "edgec.peers": 5, "edgec.samples": 5, "edgec.calibrate": 5, "edgec.score": 5, "edgec.history": 5,
     "edgec.report": 5, "edgec.clock": 5, "edgec.piped": 5, "edgec.remote": 5,
     "edgec.build": 6, "edgec.testing": 6, "edgec.verify": 6, "edgec.blame": 6, "edgec.study": 6, "edgec.fitting": 6, "edgec.why": 6,
-    "edgec.contest": 6, "edgec.profile": 6,
+    "edgec.measuring": 6, "edgec.contest": 6, "edgec.profile": 6,
     "edgec.cli": 7, "edgec.commands": 7,
     "edgec.__main__": 8,
     "edgec": 9,

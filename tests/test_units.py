@@ -182,10 +182,10 @@ class _Fake:
 
 def run_with(bundle: Path, devices: list[_Fake | None] | None) -> tuple[int, Any]:
     """The code of NAME_run_args with devices of our own, and y."""
-    from edgec.native import _Args, _Memory  # noqa: PLC0415
+    from edgec.native import Memory, _Args  # noqa: PLC0415
 
     library = ctypes.CDLL(str(bundle / "libtwo.so"))
-    memory = {"weights": _Memory.of(bundle / "two.weights.bin"), "arena": _Memory(2 * BYTES)}
+    memory = {"weights": Memory.of(bundle / "two.weights.bin"), "arena": Memory(2 * BYTES)}
     x, y = tensor(6), np.zeros(SHAPE, np.float32)
     ins, outs = (ctypes.c_void_p * 1)(x.ctypes.data), (ctypes.c_void_p * 1)(y.ctypes.data)
     table = None if devices is None else (ctypes.c_void_p * 1)(*(None if d is None else ctypes.addressof(d.device) for d in devices))

@@ -165,6 +165,11 @@ def _identity(symbol: str, plan: object, isa: Isa, emitter: str) -> str:
     return hashlib.sha256(repr((symbol, plan, isa, _versions(), emitter, _sources(emitter))).encode()).hexdigest()
 
 
+def maker() -> str:
+    """A hash of everything beside a plan that decides what code it becomes."""
+    return hashlib.sha256(repr((_versions(), EMITTER, _sources(EMITTER))).encode()).hexdigest()
+
+
 @cache
 def _sources(emitter: str) -> str:
     """A hash of the sources that decide what a plan becomes."""

@@ -16,7 +16,7 @@ from edgec.ir.graph import Array, Graph, Node, Value
 from edgec.ir.layout import View
 from edgec.ir.types import dtype_bits
 from edgec.isa import Device, Isa, Npu
-from edgec.kernels.base import KernelPlan, Operands
+from edgec.kernels.base import KernelPlan, Operands, Planned
 from edgec.kernels.expr import ELEMENTWISE
 from edgec.kernels.plan import copy, packed, plan, unknown
 
@@ -25,6 +25,8 @@ _TIGHT = 1.05
 
 
 Units = Mapping[str, Device]
+Refine = Callable[[Node, Isa, Operands, Planned], Planned]
+"""Hears of each kernel of the CPU that was planned for a node, and answers with this plan or another one for the same node."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Schedule:
 
 
 def schedule(graph: Graph, isa: Isa, name: str, advise: Callable[[Collection[str]], str] = lambda _: "",
-             units: Units | None = None) -> Schedule:
+             units: Units | None = None, refine: Refine | None = None) -> Schedule:
     """The schedule of a graph whose nodes are kernels and views. A node runs on that of `units` which its device names, else on the CPU.
 
     UnsupportedModel lists every node that no kernel is written for, and what `advise` says for their origins.
@@ -56,7 +58,7 @@ def schedule(graph: Graph, isa: Isa, name: str, advise: Callable[[Collection[str
     if not refused:
         graph = _own_results(graph)
         places = Places(graph)
-        steps, refused = _steps(graph, places, isa, units)
+        steps, refused = _steps(graph, places, isa, units, refine or (lambda _node, _isa, _operands, made: made))
     if refused:
         lines = "\n".join(f"  {node.label}: {why}" for node, why in refused)
         many = f"{len(refused)} node{'s' * (len(refused) != 1)}"
@@ -88,7 +90,7 @@ def _own_results(graph: Graph) -> Graph:
     return replace(graph, nodes=(*graph.nodes, *copies), outputs=tuple(outputs)) if copies else graph
 
 
-def _steps(graph: Graph, places: Places, cpu: Isa, units: Units) -> tuple[list[Work], list[tuple[Node, str]]]:
+def _steps(graph: Graph, places: Places, cpu: Isa, units: Units, refine: Refine) -> tuple[list[Work], list[tuple[Node, str]]]:
     operands = Operands.of(graph.weights, lambda v: places[v].view)
     steps: list[Work] = []
     refused: list[tuple[Node, str]] = []
@@ -113,6 +115,7 @@ def _steps(graph: Graph, places: Places, cpu: Isa, units: Units) -> tuple[list[W
         if isinstance(made, str):
             refused.append((node, made))
         else:
+            made = refine(node, isa, operands, made) if device is None else made
             values = made.outputs or node.outputs[:1]
             steps.append(Work(made, node, values, tuple(places[v] for v in values), isa, *on))
     return steps, refused

@@ -31,6 +31,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=options.positive, default=1, metavar="N", help="what the bundle uses unless told otherwise")
     parser.add_argument("-O", dest="optimize", choices=("speed", "size"), default="speed", help="what to optimize for")
     parser.add_argument("--exact", action="store_true", help="no algorithm that changes results by more than rounding")
+    parser.add_argument("--measure", type=options.budget, nargs="?", const=60.0, metavar="SECONDS", help="time kernels on this machine for "
+                        "at most so long (60), where the cost model may be wrong, and remember what was faster; 0 only uses what is known")
     parser.add_argument("--emit", choices=tuple(_SUFFIX), help="write this instead of a bundle: the final graph as text or as ONNX (with "
                         "--int8 its Q/DQ form), the kernels as assembler, the object, or all of it as a folder of C99 (scalar code)")
     parser.add_argument("--weights", choices=("array", "incbin"), help="for --emit c: weights as an array in C, or for an assembler "
@@ -57,6 +59,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
         raise UsageError(f"--limit {args.limit}: a number of rewrites is not negative")
     if args.weights and args.emit != "c":
         raise UsageError("--weights says how the weights of --emit c are written")
+    if args.measure is not None and (args.emit not in (None, "obj") or args.stop_after):
+        raise UsageError("--measure chooses between kernels of a bundle: it goes with no --stop-after, and with no --emit but obj")
     if args.emit or args.stop_after:
         _emit(args, console)
     else:
@@ -83,7 +87,8 @@ def _build(args: argparse.Namespace, output: Path | None, console: Console) -> t
                  exact=args.exact, name=args.name, cc=args.cc, jobs=args.jobs, progress=console.progress, watch=Watch(dump=args.dump),
                  disabled=_disabled(args), limit=args.limit, notes=notes, interface=options.interface(args),
                  rank=args.rank, calibrate=args.calibrate, int8=args.int8, max_drop=args.max_drop, min_cosine=args.min_cosine,
-                 labels=args.labels, metric=args.metric, evaluate=args.eval, units=args.units, place=options.place(args))
+                 labels=args.labels, metric=args.metric, evaluate=args.eval, units=args.units, place=options.place(args),
+                 measure=args.measure)
     console.end()
     for note in notes:
         console.note(note)
@@ -95,7 +100,7 @@ def facts(bundle: "Bundle") -> dict[str, Any]:
     manifest = bundle.manifest
     return {"bundle": str(bundle.path), "target": manifest["target"]["name"], "kernels": manifest["report"]["kernels"],
             "macs": manifest["report"]["macs"], "predicted_ms": manifest["report"]["predicted_ms"], **manifest["sizes"],
-            **({"npus": manifest["npus"]} if manifest.get("npus") else {})}
+            **{key: manifest[key] for key in ("npus", "measured") if manifest.get(key)}}
 
 
 def _disabled(args: argparse.Namespace) -> list[str]:

@@ -134,6 +134,11 @@ def seconds(text: str) -> float:
     return number
 
 
+def budget(text: str) -> float:
+    """A time, which may be none at all."""
+    return 0.0 if text.strip() in ("0", "0.0") else seconds(text)
+
+
 def positive(text: str) -> int:
     """A whole number of at least one."""
     if not text.isdecimal() or int(text) < 1:
