@@ -76,9 +76,9 @@ class ContractPlan(KernelPlan):
 
     @property
     def open(self) -> Self:
-        """Without the tile and all that follows from it: how tasks are cut, weights read and loops unrolled."""
+        """Without the tile and all that follows from it: how tasks are cut, weights read and asked for, and loops unrolled."""
         return replace(self, args=tuple(a for a in self.args if a.role != "scratch"), tasks=0, widths=(), columns=0, unroll=0, row_chunks=0,
-                       streams=1, together=1, widen=False)
+                       streams=1, together=1, widen=False, ahead=0, lead=0)
 
     @property
     def output(self) -> int:
