@@ -1,7 +1,7 @@
 # ruff: noqa: T201 - it is a program
 """What `--measure` gains in whole nets: `python -m tests.benchmarks.measured [MODEL …] [--measure SECONDS]`.
 
-Each model is built twice, with the choices of the cost model and with those that were found faster kernel by kernel, and the two bundles take
+Each model is built twice, with the choices of the cost model and with those that were found faster kernel by kernel, and the bundles take
 turns in one process on one core, by the time of the thread. `--build` stops before anything is timed, and `--folder` keeps the bundles for
 another call: only timing needs a quiet machine.
 """
@@ -14,7 +14,6 @@ from pathlib import Path
 
 import edgec
 from edgec.bundle import Bundle
-from edgec.clock import Clock
 from edgec.measure import Times, pinned, ratio
 from edgec.samples import draw
 from tests.benchmarks.models import binding, find, table
