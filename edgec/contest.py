@@ -24,7 +24,7 @@ Array = npt.NDArray[Any]
 FROM_C = " from C"
 """Behind the name of a contestant that is called without what calls cost in Python."""
 _MOST, _SHORTEST = 10_000, 1e-7   # runs that another machine makes in a block, and seconds that a run takes
-_SETTLE = 0.005   # seconds after which no runtime's threads spin any more; whoever is next would share a processor with them
+_SETTLE = 0.015   # seconds after which no runtime's threads spin any more; whoever is next would share a processor with them
 _CALL = 5e-4   # seconds of one call of a loop in C, beside which the call itself is nothing
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.benchmarks.made import MADE
 from tests.benchmarks.models import binding, find, flags
-from tests.benchmarks.table import GOALS, Goal, rows, verdict
+from tests.benchmarks.table import GOALS, Goal, rows, rows_beside, verdict
 
 
 def best(ratio: float, from_c: float | None = None) -> dict[str, Any]:
@@ -36,6 +36,14 @@ def test_rows_of_what_was_timed() -> None:
     assert [row[0] for row in made] == ["light_resnet50"]
     assert made[0][-1] == "must"
     assert made[0][3:5] == ("0.70", "0.80")
+
+
+def test_a_row_beside_peers_that_may_refuse() -> None:
+    times = {"ratio": 0.5, "interval": [0.4, 0.6], "from_c": {"ratio": 0.3}}
+    facts = {"edgec": {"peers": {"ncnn": times}}, "exact": {"peers": {"ncnn": {"ratio": 0.7, "interval": [0.6, 0.8]}}}}
+    made = list(rows_beside({"light_resnet50 1": facts, "gru_64 1": {"refused": "no GRU"}}, 1, ("ncnn", "litert")))
+    assert made == [("light_resnet50", "**0.50** (0.40 to 0.60)", "0.30", "0.70", "refused", "", ""),
+                    ("gru_64", "refused", "", "", "refused", "", "")]
 
 
 @pytest.mark.parametrize("name", MADE)

@@ -2,7 +2,8 @@
 """Instructions of one inference on an Arm core, one thread: `python -m tests.benchmarks.instructions [MODEL …] [--root ROOT]`.
 
 qemu counts them (count.c): they say nothing of caches, but the same bundle gives the same figure everywhere, and no board is needed.
-ONNX Runtime's are measured with its aarch64 wheel in a Debian system under ROOT, which `bash tests/benchmarks/aarch64_peer.sh ROOT` makes.
+Those of other runtimes are measured with their aarch64 wheels in a Debian system under ROOT, which
+`bash tests/benchmarks/aarch64_debian.sh ROOT onnxruntime litert ncnn` makes.
 """
 
 import argparse
@@ -20,9 +21,11 @@ from typing import Any
 import numpy as np
 
 import edgec
+from edgec import peers, peers_litert, peers_ncnn
 from edgec.bundle import Bundle
 from edgec.codegen import c_source, toolchain
-from edgec.errors import EdgecError
+from edgec.errors import EdgecError, UnsupportedModel
+from edgec.peers_ncnn import OFF
 from tests.benchmarks.models import find, table
 from tests.bundles import BOUND, feeds, write_inputs
 
@@ -30,19 +33,11 @@ MODELS = ("mnist_opset8", "mlperf_kws_dscnn_fp32", "mlperf_vww_mbv1_fp32", "mobi
           "light_squeezenet", "light_shufflenet", "ultraface_rfb320", "ppocrv3_det", "minilm_l6_w16", "light_inception_v2",
           "light_resnet50")
 HERE = Path(__file__).parent
-_PEER = """
+_GUEST = """
 import os, sys
 import numpy as np
-import onnxruntime as ort
-options = ort.SessionOptions()
-options.intra_op_num_threads = options.inter_op_num_threads = 1
-options.log_severity_level = 3
-session = ort.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
-given = session.io_binding()
-for name, array in np.load(sys.argv[2]).items():
-    given.bind_cpu_input(name, array)
-for port in session.get_outputs():
-    given.bind_output(port.name)
+path, given = sys.argv[1], list(np.load(sys.argv[2]).items())
+@load@
 def mark():
     try:
         os.getpgid(0xED6E)
@@ -50,9 +45,48 @@ def mark():
         pass
 for _ in range(3):
     mark()
-    session.run_with_iobinding(given)
+    run()
     mark()
+np.savez(sys.argv[3], *results())
 """
+_LOAD = {"onnxruntime": """
+import onnxruntime as ort
+options = ort.SessionOptions()
+options.intra_op_num_threads = options.inter_op_num_threads = 1
+options.log_severity_level = 3
+session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+bound = session.io_binding()
+for name, array in given:
+    bound.bind_cpu_input(name, array)
+for port in session.get_outputs():
+    bound.bind_output(port.name)
+run = lambda: session.run_with_iobinding(bound)
+results = bound.copy_outputs_to_cpu
+""", "litert": """
+from ai_edge_litert.interpreter import Interpreter
+interpreter = Interpreter(model_path=path, num_threads=1)
+interpreter.allocate_tensors()
+for place, (_, array) in zip(interpreter.get_input_details(), given):
+    interpreter.set_tensor(place["index"], array)
+run = interpreter.invoke
+results = lambda: [interpreter.get_tensor(place["index"]) for place in interpreter.get_output_details()]
+""", "ncnn": f"""
+import ncnn
+net = ncnn.Net()
+net.opt.num_threads = 1
+for option in {OFF!r}:
+    setattr(net.opt, option, False)
+assert net.load_param(path) == 0 and net.load_model(path[:-5] + "bin") == 0
+mats = [ncnn.Mat(np.ascontiguousarray(array[0])).clone() for _, array in given]
+def run():
+    global made
+    extractor = net.create_extractor()
+    for i, mat in enumerate(mats):
+        extractor.input(f"in{{i}}", mat)
+    made = [extractor.extract(f"out{{i}}")[1] for i in range(len(net.output_names()))]
+results = lambda: list(map(np.array, made))
+"""}
+_CLOSE = 1e-3   # of the largest number, by which a peer may be off what ONNX Runtime computes here
 _MOST_KERNELS = 12
 
 
@@ -107,13 +141,42 @@ def counted(made: Bundle, folder: Path) -> dict[str, int]:
     return second
 
 
-def peer(model: Path, made: Bundle, root: Path, folder: Path) -> int:
-    """The instructions of ONNX Runtime's third run."""
-    given = folder / "given.npz"
-    np.savez(given, **feeds(made, 0))   # type: ignore[arg-type]
-    found = marks([*qemu("aarch64", made.manifest["target"]["cpu"], folder, "-L", str(root), "-E", f"PYTHONPATH={root}/opt/onnxruntime"),
-                   str(root / "usr/bin/python3"), "-c", _PEER, str(model), str(given)])
+def peer(name: str, model: Path, made: Bundle, root: Path, folder: Path) -> int:
+    """The instructions of a peer's third run.
+
+    UnsupportedModel when it cannot be fed the model, EdgecError when it computes something else than ONNX Runtime on this machine.
+    """
+    inputs, given, results = feeds(made, 0), folder / "given.npz", folder / "results.npz"
+    np.savez(given, **inputs)   # type: ignore[arg-type]
+    shapes = {port["name"]: port["shape"] for port in made.manifest["inputs"]}
+    fed = _fed(name, model, shapes, folder)
+    found = marks([*qemu("aarch64", made.manifest["target"]["cpu"], folder, "-L", str(root), "-E", f"PYTHONPATH={root}/opt/{name}"),
+                   str(root / "usr/bin/python3"), "-c", _GUEST.replace("@load@", _LOAD[name]), *map(str, (fed, given, results))])
+    expected = peers.load("onnxruntime", model, 1, shapes).run(inputs)
+    for (output, right), got in zip(expected.items(), np.load(results).values(), strict=True):
+        if got.size != right.size or not np.abs(got.reshape(right.shape) - right).max() <= _CLOSE * np.abs(right).max():
+            raise EdgecError(f"{name} computes another {output} than onnxruntime")
     return sum(found[5].values())
+
+
+def _fed(name: str, model: Path, shapes: Mapping[str, Sequence[int]], folder: Path) -> Path:
+    """The file that a peer reads."""
+    if name == "litert":
+        made = folder / "model.tflite"
+        made.write_bytes(peers_litert.convert(model, shapes)[1])
+        return made
+    if name == "ncnn":
+        made = peers_ncnn.convert(model, shapes, folder)[1]
+        if bad := peers_ncnn.unknown(made):
+            raise UnsupportedModel(f"no layer {', '.join(bad)}", bad)
+        return made
+    return model
+
+
+def row(name: str, total: int, theirs: Mapping[str, int | str]) -> tuple[object, ...]:
+    """A line of the table: millions, and of each peer the ratio to it, or why there is none."""
+    columns = [c for t in theirs.values() for c in ((f"{t / 1e6:.2f}", f"{total / t:.2f}") if isinstance(t, int) else (t, ""))]
+    return (name, f"{total / 1e6:.2f}", *columns)
 
 
 def kernels(made: Bundle, spent: Mapping[str, int]) -> list[tuple[object, ...]]:
@@ -132,7 +195,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=MODELS, metavar="MODEL")
     parser.add_argument("--target", default="cortex-a72")
-    parser.add_argument("--root", type=Path, help="a Debian system for aarch64 with ONNX Runtime's wheel in opt/onnxruntime")
+    parser.add_argument("--root", type=Path, help="a Debian system for aarch64 with the peers' wheels in opt")
+    parser.add_argument("--vs", type=lambda text: text.split(","), default=["onnxruntime"], metavar="PEER,PEER",
+                        help="of onnxruntime, litert, ncnn, where --root is given (default: onnxruntime)")
     parser.add_argument("--exact", action="store_true", help="without Winograd's method")
     parser.add_argument("--kernels", action="store_true", help="the kernels that take most, too")
     args = parser.parse_args()
@@ -144,12 +209,19 @@ def main() -> None:
             made = edgec.build(model, args.target, folder / "made.edgec", exact=args.exact, **BOUND.get(name, {}))
             spent = counted(made, folder)
             total = sum(spent.values())
-            theirs = peer(model, made, args.root, folder) if args.root else 0
-            rows.append((name, f"{total / 1e6:.2f}", *((f"{theirs / 1e6:.2f}", f"{total / theirs:.2f}") if theirs else ("", ""))))
+            theirs: dict[str, int | str] = {}
+            for other in args.vs if args.root else ():
+                try:
+                    theirs[other] = peer(other, model, made, args.root, folder)
+                except EdgecError as error:
+                    theirs[other] = "refused" if isinstance(error, UnsupportedModel) else "wrong"
+                    print(f"{name}: {other}: {error}", file=sys.stderr)
+            rows.append(row(name, total, theirs))
             print(*rows[-1], flush=True)
             if args.kernels:
                 print(table(("function", "kernel", "million", "share", "macs each"), kernels(made, spent)), flush=True)
-    print(table(("model", "edgec, million", "onnxruntime, million", "ratio"), rows))
+    others = [c for p in (args.vs if args.root else ()) for c in (f"{p}, million", "ratio")]
+    print(table(("model", "edgec, million", *others), rows))
 
 
 if __name__ == "__main__":

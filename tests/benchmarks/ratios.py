@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from edgec.peers import PEERS
 from tests.benchmarks.models import ALL, find, flags, table
 from tests.bundles import ROOT
 
@@ -27,7 +28,7 @@ def measured(name: str, folder: Path, *words: str) -> dict[str, Any] | str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=ALL, metavar="MODEL")
-    parser.add_argument("--vs", default="onnxruntime", choices=("onnxruntime", "openvino"))
+    parser.add_argument("--vs", default="onnxruntime", choices=tuple(PEERS))
     parser.add_argument("--threads", default="1")
     parser.add_argument("--duration", default="5", help="seconds for each model")
     args = parser.parse_args()

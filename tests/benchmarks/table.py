@@ -1,6 +1,8 @@
 # ruff: noqa: T201 - it is a program
 """edgec against the best of ONNX Runtime and OpenVINO in f32, model by model: python -m tests.benchmarks.table [--only NAME,NAME].
 
+With `--vs ncnn,litert`, against these, each by itself: no goal speaks of them, and each refuses some models.
+
 Bundles are built first, with and without Winograd's method; then everything is timed, each model in a process of its own, all
 contestants in alternated blocks. `--build` stops after the first half, `--built` starts behind it, so that a quiet machine only times.
 """
@@ -11,7 +13,7 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from typing import Any
 import edgec
 from edgec.bundle import Bundle
 from edgec.contest import Rules, hold
+from edgec.errors import UnsupportedModel
 from tests.benchmarks.models import binding, find, table
 
 PEERS = ("onnxruntime", "openvino")
@@ -61,14 +64,18 @@ def _bundle(name: str, folder: Path, *, exact: bool) -> Path:
     return folder / f"{name}{'-exact' * exact}.edgec"
 
 
-def timed(name: str, folder: Path, threads: int, seconds: float, *, cpu_time: bool) -> dict[str, Any]:
-    """The facts of one contest: both bundles, and the peers."""
+def timed(name: str, folder: Path, threads: int, seconds: float, peers: Sequence[str] = PEERS, *, cpu_time: bool) -> dict[str, Any]:
+    """The facts of one contest: both bundles, and the peers; no bundle's when all peers refuse the model."""
     bundles = {"edgec": Bundle(_bundle(name, folder, exact=False)), "exact": Bundle(_bundle(name, folder, exact=True))}
     predicted = bundles["edgec"].manifest["report"]["predicted_ms"]
     rules = Rules(threads, duration=max(seconds, 0.08 * predicted), from_c=predicted < TINY_MS,
                   clock=time.process_time if cpu_time else time.perf_counter)
-    held = hold(bundles, find(name, folder), PEERS, rules)
-    return {"threads": threads, "clock": "cpu" if cpu_time else "wall", **{n: held.facts(n, b) for n, b in bundles.items()}}
+    facts: dict[str, Any] = {"threads": threads, "clock": "cpu" if cpu_time else "wall"}
+    try:
+        held = hold(bundles, find(name, folder), peers, rules)
+    except UnsupportedModel as error:
+        return {**facts, "refused": str(error)}
+    return {**facts, **{n: held.facts(n, b) for n, b in bundles.items()}}
 
 
 def alone(*args: Any, **named: Any) -> dict[str, Any]:
@@ -90,6 +97,23 @@ def rows(results: Mapping[str, Any], threads: int) -> Iterator[tuple[object, ...
                f"{goal.must:.2f}" + (f", {goal.from_c} from C" if goal.from_c else ""), verdict(goal, best, exact))
 
 
+def rows_beside(results: Mapping[str, Any], threads: int, peers: Sequence[str]) -> Iterator[tuple[object, ...]]:
+    """A row for each model that was timed, whoever refused it: the ratio to each peer, from C where that was timed, and exact."""
+    for name in GOALS:
+        facts = results.get(f"{name} {threads}")
+        if facts is None:
+            continue
+        cells = [name]
+        for peer in peers:
+            found = [facts[b]["peers"].get(peer) if b in facts else None for b in ("edgec", "exact")]
+            if found[0] is None or found[1] is None:
+                cells += ["refused", "", ""]
+            else:
+                from_c = f"{found[0]['from_c']['ratio']:.2f}" if "from_c" in found[0] else ""
+                cells += [f"**{found[0]['ratio']:.2f}** ({_interval(found[0])})", from_c, f"{found[1]['ratio']:.2f}"]
+        yield tuple(cells)
+
+
 def _interval(facts: Mapping[str, Any]) -> str:
     low, high = facts["interval"]
     return f"{low:.2f} to {high:.2f}"
@@ -106,6 +130,7 @@ def main() -> None:
     """Build, time, and print what is known."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default=",".join(GOALS), metavar="NAME,NAME", help="these models, or all whose names hold the word")
+    parser.add_argument("--vs", default=",".join(PEERS), metavar="PEER,PEER", help="other peers, of edgec.peers.PEERS")
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--seconds", type=float, default=4.0, help="for each model and number of threads")
     parser.add_argument("--quick", action="store_true", help="half a second for each model")
@@ -118,7 +143,8 @@ def main() -> None:
     words = args.only.split(",")
     names = [n for n in GOALS if n in words] or [n for n in GOALS if any(w in n for w in words)]
     args.folder.mkdir(parents=True, exist_ok=True)
-    known = args.folder / f"results{'-cpu' * args.cpu_time}.json"
+    peers = tuple(args.vs.split(","))
+    known = args.folder / f"results{'-cpu' * args.cpu_time}{f'-{args.vs}' * (peers != PEERS)}.json"
     results: dict[str, Any] = json.loads(known.read_text()) if known.exists() else {}
     for name in names if not (args.built or args.show) else ():
         print("building", name, flush=True)
@@ -126,21 +152,35 @@ def main() -> None:
     counts = [1] if args.cpu_time else [int(n) for n in args.threads.split(",")]
     for threads in counts if not (args.build or args.show) else ():
         for name in names:
-            facts = alone(name, args.folder, threads, 0.5 if args.quick else args.seconds, cpu_time=args.cpu_time)
+            facts = alone(name, args.folder, threads, 0.5 if args.quick else args.seconds, peers, cpu_time=args.cpu_time)
             results[f"{name} {threads}"] = facts
-            print(name, threads, f"{facts['edgec']['best']['ratio']:.3f} {facts['exact']['best']['ratio']:.3f}", flush=True)
+            _tell(name, threads, facts)
             known.write_text(json.dumps(results, indent=1))
     for threads in counts if not args.build else ():
-        _print(results, threads)
+        _print(results, threads, peers)
 
 
-def _print(results: Mapping[str, Any], threads: int) -> None:
-    made = list(rows({k: v for k, v in results.items() if k.split()[0] in GOALS}, threads))
-    if made:
-        versions = next(iter(results.values()))["edgec"]["peers"]
-        print(f"\n{threads} thread{'s' * (threads > 1)}; " + ", ".join(f"{SHORT[p]} is {p} {versions[p]['version']}" for p in PEERS))
-        head = ("model", "edgec / best", "exact / best", *(f"/ {SHORT[p]}" for p in PEERS), "from C", "must", "")
-        print(table(head, made))
+def _tell(name: str, threads: int, facts: Mapping[str, Any]) -> None:
+    """What was found of a model."""
+    if "edgec" not in facts:
+        print(name, threads, facts["refused"], flush=True)
+        return
+    ratios = (f"{p} {f['ratio']:.3f}" for p, f in facts["edgec"]["peers"].items())
+    print(name, threads, *ratios, f"exact / best {facts['exact']['best']['ratio']:.3f}", *facts["edgec"]["refused"].values(), flush=True)
+
+
+def _print(results: Mapping[str, Any], threads: int, peers: Sequence[str]) -> None:
+    known = {k: v for k, v in results.items() if k.split()[0] in GOALS}
+    made = list(rows(known, threads) if peers == PEERS else rows_beside(known, threads, peers))
+    if not made:
+        return
+    versions = {p: f["version"] for v in results.values() if "edgec" in v for p, f in v["edgec"]["peers"].items()}
+    head = ", ".join(f"{SHORT[p]} is {p} {versions.get(p, '')}" if p in SHORT else f"{p} {versions.get(p, '')}" for p in peers)
+    print(f"\n{threads} thread{'s' * (threads > 1)}; {head}")
+    if peers == PEERS:
+        print(table(("model", "edgec / best", "exact / best", *(f"/ {SHORT[p]}" for p in PEERS), "from C", "must", ""), made))
+    else:
+        print(table(("model", *(c for p in peers for c in (f"edgec / {p}", "from C", "exact"))), made))
 
 
 if __name__ == "__main__":
