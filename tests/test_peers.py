@@ -267,8 +267,15 @@ def test_a_peer_that_is_wrong_or_refuses_is_left_out_and_said(
 @ONNXRUNTIME
 def test_only_peers_with_formats_of_their_own_are_checked(tmp_path: Path) -> None:
     path, bundle = model_and_bundle(tmp_path)
-    checked, bad = contest._check({"onnxruntime": peers.load("onnxruntime", path)}, [], path, {})
+    checked, bad = contest._check({"onnxruntime": peers.load("onnxruntime", path)}, [], path, {}, {})
     assert (checked, bad) == ({}, {})
+    odd = {"ncnn": wrong(1.01)(path, 1, {})}
+    feeds = [{"x": RANDOM.standard_normal((1, 3, 12, 12)).astype(np.float32)} for _ in range(2)]
+    checked, bad = contest._check(odd, feeds, path, {}, {"ncnn": 1e-6})     # it agrees with the bundle
+    assert checked["ncnn"]["error"] > 1e-3
+    assert not bad
+    for error in (0.1, None):
+        assert [*contest._check(odd, feeds, path, {}, {"ncnn": error})[1]] == ["ncnn"]
     assert "checked" not in hold({"edgec": bundle}, path, ["onnxruntime"], Rules(1, iterations=2)).against("edgec", "onnxruntime")
 
 
