@@ -1,20 +1,22 @@
 /* SPDX-License-Identifier: 0BSD
    A thread pool in C11 and POSIX threads. Waiting threads spin for some microseconds, because a model's steps follow each
    other quickly, and then sleep. A job lives on its caller's stack: it is in the pool's list while it has tasks to
-   give away, and its caller returns when no worker holds it any more. */
+   give away, and its caller returns when no worker holds it any more.
+   Each thread has a part of a job's tasks of its own and takes them in order, so that neighboring tasks, which share
+   memory, meet in one core; who has none left takes the last ones of another part. */
 #include "edgec_rt.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
-enum { SPINS = 4000 };
+enum { SPINS = 4000, PARTS = 64 };
 
 typedef struct job {
   edgec_task run;
   void* args;
-  int32_t tasks, chunk;
-  atomic_int next;   /* first task that nobody has taken */
+  int32_t parts;
+  atomic_uint_least64_t left[PARTS]; /* of each part, tasks that nobody has taken: the first, and behind the last << 32 */
   atomic_int code;   /* the first error */
   atomic_int users;  /* workers that hold this job; grows only under the lock */
   struct job* link;
@@ -26,7 +28,7 @@ typedef struct pool {
   pthread_cond_t work, done;
   job* jobs;
   atomic_uint posted; /* changes with each job, so that spinning threads see it */
-  atomic_int stop;
+  atomic_int stop, seats;
   int32_t threads, started;
   pthread_t thread[];
 } pool;
@@ -39,25 +41,47 @@ static void relax(void) {
 #endif
 }
 
-/* Takes chunks of a job until there are none. */
-static void help(job* j) {
-  for (;;) {
-    int32_t begin = atomic_fetch_add(&j->next, j->chunk), end, code, none = 0;
-    if (begin >= j->tasks) return;
-    end = j->tasks - begin < j->chunk ? j->tasks : begin + j->chunk;
-    code = atomic_load(&j->code) == 0 ? j->run(j->args, begin, end) : 0;
-    if (code != 0) atomic_compare_exchange_strong(&j->code, &none, code);
+/* Takes a fourth of what is left of a part, at its beginning or at its end; 0 when nothing is. */
+static int take(atomic_uint_least64_t* left, int own, int32_t* begin, int32_t* end) {
+  uint_least64_t old = atomic_load(left), rest;
+  do {
+    int32_t first = (int32_t)(old & UINT32_MAX), last = (int32_t)(old >> 32), count = (last - first + 3) / 4;
+    if (first >= last) return 0;
+    *begin = own ? first : last - count;
+    *end = *begin + count;
+    rest = own ? (uint_least64_t)(uint32_t)last << 32 | (uint32_t)*end : (uint_least64_t)(uint32_t)*begin << 32 | (uint32_t)first;
+  } while (!atomic_compare_exchange_weak(left, &old, rest));
+  return 1;
+}
+
+/* Takes tasks of a job until there are none, those of part `seat` first. */
+static void help(job* j, int32_t seat) {
+  int32_t i, begin, end;
+  for (i = 0; i < j->parts; i++)
+    while (take(&j->left[(seat + i) % j->parts], i == 0, &begin, &end)) {
+      int32_t none = 0, code = atomic_load(&j->code) == 0 ? j->run(j->args, begin, end) : 0;
+      if (code != 0) atomic_compare_exchange_strong(&j->code, &none, code);
+    }
+}
+
+static int has_tasks(job* j) {
+  int32_t i;
+  for (i = 0; i < j->parts; i++) {
+    uint_least64_t left = atomic_load(&j->left[i]);
+    if ((left & UINT32_MAX) < left >> 32) return 1;
   }
+  return 0;
 }
 
 static job* find(pool* p) {
   job* j = p->jobs;
-  while (j != NULL && atomic_load(&j->next) >= j->tasks) j = j->link;
+  while (j != NULL && !has_tasks(j)) j = j->link;
   return j;
 }
 
 static void* work(void* context) {
   pool* p = context;
+  int32_t seat = atomic_fetch_add(&p->seats, 1) + 1; /* the first seat is that of a job's caller */
   for (;;) {
     unsigned seen = atomic_load(&p->posted);
     int spins;
@@ -78,7 +102,7 @@ static void* work(void* context) {
     }
     atomic_fetch_add(&j->users, 1);
     pthread_mutex_unlock(&p->lock);
-    help(j);
+    help(j, seat);
     pthread_mutex_lock(&p->lock);
     if (atomic_fetch_sub(&j->users, 1) == 1) pthread_cond_broadcast(&p->done);
     pthread_mutex_unlock(&p->lock);
@@ -88,13 +112,17 @@ static void* work(void* context) {
 static int32_t parallel_for(void* ctx, edgec_task run, void* args, int32_t tasks) {
   pool* p = ctx;
   job j, **at;
+  int32_t i;
   int spins;
   if (tasks <= 1 || p->threads == 1) return run(args, 0, tasks);
   j.run = run;
   j.args = args;
-  j.tasks = tasks;
-  j.chunk = tasks / (p->threads * 4) > 0 ? tasks / (p->threads * 4) : 1;
-  atomic_init(&j.next, 0);
+  j.parts = p->threads < PARTS ? p->threads : PARTS;
+  for (i = 0; i < j.parts; i++) {
+    uint_least64_t first = (uint_least64_t)tasks * (uint_least64_t)i / (uint_least64_t)j.parts;
+    uint_least64_t last = (uint_least64_t)tasks * (uint_least64_t)(i + 1) / (uint_least64_t)j.parts;
+    atomic_init(&j.left[i], last << 32 | first);
+  }
   atomic_init(&j.code, 0);
   atomic_init(&j.users, 0);
   pthread_mutex_lock(&p->lock);
@@ -103,7 +131,7 @@ static int32_t parallel_for(void* ctx, edgec_task run, void* args, int32_t tasks
   atomic_fetch_add(&p->posted, 1);
   pthread_cond_broadcast(&p->work);
   pthread_mutex_unlock(&p->lock);
-  help(&j);
+  help(&j, 0);
   pthread_mutex_lock(&p->lock);
   for (at = &p->jobs; *at != &j; at = &(*at)->link) {}
   *at = j.link;
