@@ -11,6 +11,7 @@ from passes import (
     cse,
     factorize,
     fold,
+    horizontal,
     integers,
     interface,
     layout,
@@ -73,6 +74,11 @@ _ROWS: Iterable[Pass] = (
          rewrites=lambda: ["promote-half"],
          after={"absorb": "absorb computes new weights in the dtype of the model"},
          before={"cluster": "a region computes in the dtypes that its values have"}),
+    Pass("horizontal", "Convolutions that read the same tensor become one where a core is faster with it.", horizontal.run,
+         rewrites=lambda: [horizontal.NAME],
+         after={"partition": "only what runs on the core is merged, by its times",
+                "promote": "what follows a convolution alike is told by dtypes that stay"},
+         before={"cluster": "a region of several convolutions is planned as one"}),
     Pass("cluster", "Regions that become one kernel each: an anchor and the elementwise arithmetic that follows it.", cluster.run,
          options={"max_epilogue": 24}, rewrites=cluster.rewrites),
     Pass("layout", "Each tensor gets the order of its elements, and weights are packed for their kernels.", layout.run,
@@ -82,7 +88,7 @@ CATALOG: Catalog = {row.name: row for row in _ROWS}
 _PLAIN = "canonicalize,repeat(fold,canonicalize),cse,legalize,repeat(absorb,fold,canonicalize,cse)"
 PORTABLE = f"{_PLAIN},quantize"
 """What needs no target: the result is plain ONNX."""
-_KERNELS = "tflite,integers,promote,canonicalize,cluster,layout"
+_KERNELS = "tflite,integers,promote,horizontal,canonicalize,cluster,layout"
 DEFAULT = f"{PORTABLE},partition,{_KERNELS}"
 """A build."""
 

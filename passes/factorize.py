@@ -17,19 +17,16 @@ from edgec.errors import UsageError
 from edgec.ir.edit import Namer, prune, splice
 from edgec.ir.evaluate import evaluate, evaluate_node
 from edgec.ir.graph import Array, Graph, Node, Value, captured
-from edgec.ir.layout import View
 from edgec.ir.types import Tensor
-from edgec.isa import Isa, cpu_isa
-from edgec.kernels.base import Operands
-from edgec.kernels.plan import plan
+from edgec.isa import cpu_isa
 from edgec.pipeline import Context
+from passes.changes.costs import Costs
 from passes.changes.low_rank import Factors, Layer, Shape
 from passes.changes.parts import Site, arrays, nodes, rows, site
 from passes.changes.probes import worth
 from passes.changes.ranks import Rank, Share, Wanted, read
 from passes.changes.sharing import best, curve, flat, share
 from passes.changes.tuning import split, tune
-from passes.cluster import assumed_view
 
 NAME = "factor-low-rank"
 _LOSS = 0.005           # in `auto`, how much of the variance of its results a layer may lose
@@ -95,7 +92,7 @@ class _Factorize:
     def __init__(self, graph: Graph, context: Context, wanted: Wanted, sites: Mapping[Node, Site]) -> None:
         self.graph, self.context, self.wanted, self.sites = graph, context, wanted, sites
         self.name = Namer(graph)
-        self.costs = _Costs(graph, cpu_isa(context.target)) if context.target is not None else None
+        self.costs = Costs(graph, cpu_isa(context.target)) if context.target is not None else None
         self.plain: dict[Node, Layer] = {}
         self.results: dict[Node, list[Array]] = {}
         self.worth: dict[Node, Array | None] = {}
@@ -303,33 +300,6 @@ class _Factorize:
                 now.update(zip(n.outputs, evaluate_node(n, [None if v is None else now[v] for v in n.inputs], now), strict=False))
             losses.append(_distance([self.outputs[i]], [_reals({v.name: now[v] for v in self.graph.outputs})]))
         return _bound(losses)
-
-
-class _Costs:
-    """What kernels are expected to take on a unit, calls and memory included; infinite when there is no kernel."""
-
-    def __init__(self, graph: Graph, isa: Isa) -> None:
-        self.isa = isa
-        self.footprint = sum(a.nbytes for a in graph.weights.values())
-        self.known: dict[Any, float] = {}
-
-    def of(self, some: Sequence[Node]) -> float:
-        """The cycles of nodes one after the other."""
-        total = 0.0
-        for node in some:
-            key = (node.op, tuple(v.dims for v in node.inputs if v is not None), node.output.dims,
-                   *(tuple(node.attrs.get(k, ())) for k in ("strides", "pads", "dilations")))
-            if key not in self.known:
-                self.known[key] = self._cycles(node)
-            total += self.known[key]
-        return total
-
-    def _cycles(self, node: Node) -> float:
-        def view(v: Value) -> View:
-            return assumed_view(v, self.isa) if node.op == "Conv" else View.of(v.dims)
-
-        made = plan(node, self.isa, Operands(view, lambda v: v is not node.inputs[0], lambda _: None, footprint=self.footprint))
-        return float("inf") if isinstance(made, str) else made.plan.cycles
 
 
 def _batch(graph: Graph) -> int:
