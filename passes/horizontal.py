@@ -1,8 +1,8 @@
 """horizontal: convolutions that read the same tensor become one (horizontal fusion), where that is predicted to be faster.
 
-Heads of detectors are such: a few channels each, which fill a vector only together. What follows each of them alike - activations, depthwise
-convolutions - follows the one, and slices of its result are what the others made. Each sum is over the same products as before. Where the
-channels do not fill the last vector, channels of zeros may, which cost less than narrower vectors.
+Heads of detectors are such: a few channels each, which fill a vector only together. What follows each of them alike (activations and
+depthwise convolutions) follows the one, and slices of its result are what the others made. Each sum is over the same products as before.
+Where the channels do not fill the last vector, channels of zeros may, which cost less than narrower vectors.
 """
 
 from collections.abc import Iterator, Sequence
@@ -70,7 +70,7 @@ class _Horizontal:
         for node in self.graph.nodes:
             if self._merges(node) and node.attrs.get("group", 1) == 1:
                 weight = node.inputs[1]
-                key = (node.inputs[0], node.device, weight and weight.tensor.dtype, node.output.type and node.output.tensor.dtype, _window(node))
+                key = (node.inputs[0], node.device, weight and weight.tensor.dtype, node.output.tensor.dtype, _window(node))
                 groups.setdefault(key, []).append(_Tower(tuple(self._tower(node))))
         for found in groups.values():
             if len(found) > 1:
@@ -78,7 +78,9 @@ class _Horizontal:
 
     def _merges(self, node: Node) -> bool:
         """Whether a node is a convolution of an image of known size with weights of its own, on the core whose times are known."""
-        if node.op != "Conv" or node.device in self.others or len(node.output.dims if _static(node.output) else ()) != _IMAGE or not _static(node.inputs[0]):
+        if node.op != "Conv" or node.device in self.others or not _static(node.output) or not _static(node.inputs[0]):
+            return False
+        if len(node.output.dims) != _IMAGE:
             return False
         return all(v is None or (v in self.graph.weights and self.graph.uses(v) == 1) for v in node.inputs[1:])
 
@@ -157,7 +159,8 @@ class _Horizontal:
                 parts = {"weight": [self._numbers(n, 1) for n in level]}
                 if any(n.input(2) is not None for n in level):
                     parts["bias"] = [self._numbers(n, 2) for n in level]
-                operands = tuple(Value(name(f"{out.name}.{k}"), Tensor(str(_dtype(level)), (dims[1], *p[0].shape[1:]))) for k, p in parts.items())
+                shapes = {k: (dims[1], *p[0].shape[1:]) for k, p in parts.items()}
+                operands = tuple(Value(name(f"{out.name}.{k}"), Tensor(_dtype(level), shape)) for k, shape in shapes.items())
                 weights |= {v: np.concatenate([*p, np.zeros((spare, *p[0].shape[1:]), p[0].dtype)])
                             for v, p in zip(operands, parts.values(), strict=True) if v is not None}
                 attrs = attributes(**{**attrs, "group": dims[1] if attrs.get("group", 1) > 1 or made else 1})

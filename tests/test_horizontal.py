@@ -22,7 +22,7 @@ def heads(seed: int) -> Graph:
     """Some narrow convolutions of one tensor, each with a few nodes behind it that may differ."""
     draw = np.random.default_rng(seed)
     batch, channels, size = int(draw.integers(1, 3)), int(draw.integers(1, 40)), int(draw.integers(1, 12))
-    lines, weights, results = [], [], []
+    lines, weights, results = list[str](), list[str](), list[str]()
 
     def weight(*dims: int) -> str:
         weights.append(f"  %w{len(weights)}: f32[{','.join(map(str, dims))}] = random {len(weights)}")
@@ -31,7 +31,7 @@ def heads(seed: int) -> Graph:
     def conv(x: str, w: str, bias: str, group: int, kernel: int, dims: str) -> str:
         k, p = f"[{kernel}, {kernel}]", kernel // 2
         lines.append(f"  %v{len(lines)}: f32[{dims}] = Conv({x}, {w}{bias}) {{kernel_shape={k}, strides=[1, 1], dilations=[1, 1], "
-                     f"group={group}, pads=[{p}, {p}, {p}, {p}]}} at \"n{len(lines)}\"")
+                     f'group={group}, pads=[{p}, {p}, {p}, {p}]}} at "n{len(lines)}"')
         return f"%v{len(lines) - 1}"
 
     for _ in range(int(draw.integers(2, 6))):
