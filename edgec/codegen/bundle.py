@@ -162,7 +162,7 @@ def _fill(  # noqa: PLR0913 - what a bundle is made of
         for suffix, data in code.more.items():
             (folder / f"{name}.{c_source.identifier(unit)}.{suffix}").write_bytes(data)
     held = {f"{name}_{c_source.identifier(u)}_code": file for u, file in files.items()}
-    large = hosted and program.weights_bytes >= weights.LARGE_PAGE
+    large = hosted and program.weights_bytes >= 16 * weights.LARGE_PAGE    # of which up to one more is resident than is used
     (folder / f"{name}_weights.S").write_text(weights.assembler(name, held, large_pages=large))
     (folder / "main.c").write_text(c_source.example(program, hosted=hosted))
     manifest = _manifest(name, program, identity, requires, merged, chain, facts)

@@ -28,9 +28,9 @@ static void stop(const char* what, const char* why) {
 }
 
 /* One block for everything, in large pages where the system has them: each page is a fault when it is touched first. A
-   large page at the end is worth its bytes when a quarter of it is used. */
+   large page at the end is worth its bytes when three quarters of it are used. */
 static char* block(size_t bytes) {
-  const size_t large = (size_t)2 << 20, whole = bytes < large ? 0 : (bytes + large / 4 * 3 - 1) / large * large;
+  const size_t large = (size_t)2 << 20, whole = (bytes + large / 4) / large * large;
   const size_t size = whole > bytes ? whole : bytes;
   void* p = NULL;
   if (posix_memalign(&p, whole == 0 ? @NAME@_ALIGNMENT : large, size + 1) != 0) stop("@NAME@", "not enough memory");
