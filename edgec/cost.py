@@ -34,7 +34,9 @@ _PIECE = 0.003          # each further kind of tile is code of its own, fitted
 _LOADED_ONCE = 5        # registers into which LLVM loads inputs ahead where each is used once: on AVX2, 10x1 and wider tiles spilled
 _NO_OPERAND = 16        # with so few registers, a multiplication has no operand that is broadcast from memory: AVX2 and older
 _OTHERS, _ALIKE = 8, 2  # tiles that are remembered beside the best one, for those who measure; of one number of vectors
-_AHEAD = 3              # registers into which LLVM loads what comes next, in the lane form: with fewer, all 16 tiles tried spilled
+_IN_A_ROW, _ROW = 4, 2  # vectors that a core in order waits for at once; more cost as much as two others, by llvm-mca for Cortex-A53
+_AHEAD = 3              # registers into which LLVM loads what comes next, in the lane form: with fewer, all 16 tiles tried spilled;
+                        # a core for which it loads more than that says so (`spare_registers`)
 _AHEAD_STRIDED = 7      # the same where columns share no inputs over a row of taps, which it unrolls
 
 
@@ -63,7 +65,7 @@ def fits(isa: Isa, tw: int, nb: int, *, lane: bool = False, strided: bool = Fals
     keeps a register of its own, and the compiler wants some for itself: more where a kernel of several taps is `strided`.
     """
     if lane:
-        return tw * nb + nb + tw <= isa.registers - (_AHEAD_STRIDED if strided else _AHEAD)
+        return tw * nb + nb + tw <= isa.registers - (_AHEAD_STRIDED if strided else _count(isa, "spare_registers", _AHEAD))
     once = _LOADED_ONCE if nb == 1 and isa.lanes > 1 and isa.registers <= _NO_OPERAND else 0
     return tw * nb + nb + 1 + once <= isa.registers
 
@@ -79,7 +81,7 @@ def tile_cycles(isa: Isa, tw: int, nb: int, k: int, *, lane: bool = False, store
     inputs = tw / isa.lanes if lane else tw
     loads = inputs + nb
     busy, moving, width = accumulators * _count(isa, "fma_cycles", 1) / isa.fma_ports, loads / isa.load_ports, _count(isa, "issue", 0)
-    waiting = inputs * _number(isa, "input_wait") + nb * _number(isa, "weight_wait")
+    waiting = inputs * _number(isa, "input_wait") + (nb + _ROW * (nb > _IN_A_ROW)) * _number(isa, "weight_wait")
     together = busy + moving if width == 1 else busy + waiting
     cycles = max(together, moving, float(isa.fma_latency), (accumulators + loads) / width if width else 0.0)
     if accumulators < 1.5 * hidden and not waiting:

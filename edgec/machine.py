@@ -48,6 +48,7 @@ FACTS: Mapping[Scope, Mapping[str, Fact]] = MappingProxyType({
         "vector": Fact("count", "width of a vector register", "B"),
         "registers": Fact("count", "vector registers"),
         "core_registers": Fact("count", "registers for integers that a scalar core has besides"),
+        "spare_registers": Fact("count", "vector registers that the compiler fills ahead, beside those of a tile (3 unless said)"),
         "fpu": Fact("flag", "whether instructions compute f32 (yes, unless said)"),
         "broadcast": Fact("text", "how a scalar meets a vector: from memory, or as a lane of another register", choices=("memory", "lane")),
         "fma_ports": Fact("count", "vector multiply-accumulates started in a cycle"),

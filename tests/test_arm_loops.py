@@ -27,7 +27,7 @@ def test_spills_are_seen() -> None:
     assert spills(["\tstr\tq5, [sp, #32]", "\tldr\tq1, [x5]", "\tldp\tq5, q6, [sp]"]) == 2
 
 
-@pytest.mark.parametrize("core", ["cortex-a53", "cortex-a72", "cortex-a76"])
+@pytest.mark.parametrize("core", ["cortex-a53", "cortex-a55", "cortex-a72", "cortex-a76"])
 def test_inner_loops_do_not_spill(core: str) -> None:
     isa = cpu_isa(find(core))
     loops = {name: hottest(text, FMLA) for name, text in kernel_texts(kernels(isa), isa, "asm").items()}

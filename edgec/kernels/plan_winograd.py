@@ -17,6 +17,7 @@ _RUNS = 8               # runs of blocks, each with scratch memory of its own, t
 _RUN_MACS = 2_000_000   # multiply-accumulates below which a run is not worth its memory
 _GAIN = 0.9             # of the time of the direct form, below which the transformed one is worth its rounding
 _LEAST = 16             # channels below which the transforms cost more than the products save
+_SHARE, _SHARE_IN_ORDER = 0.5, 0.6  # of the second level, what a block may take: a core in order waits for filters that come once more
 _MOST_TILES = 64        # tiles of a block: more do not make the stream of filters any cheaper
 _STORED = ("f32", "f16", "bf16")
 _SUMS = {2: (8, 6), 4: (14, 12)}    # operations of the transforms along one axis: of inputs, of products
@@ -73,7 +74,8 @@ def _plan(
     x, y, side = images.x, images.y, m + TAPS - 1
     (count, ic, *_), oc = x.shape, y.axes[1].extent
     total = count * -(-y.axes[2].extent // m) * -(-y.axes[3].extent // m)
-    room = max(4, (isa.l2_bytes or 8 * isa.l1_bytes) // 2 // (side * side * ic * 4))
+    share = _SHARE_IN_ORDER if isa.in_order else _SHARE
+    room = max(4, int((isa.l2_bytes or 8 * isa.l1_bytes) * share) // (side * side * ic * 4))
     blocks = -(-total // min(room, _MOST_TILES))
     tiles = -(-total // blocks)
     lanes = vectors(oc, isa.lanes)

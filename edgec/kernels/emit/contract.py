@@ -191,10 +191,14 @@ class _Tile:
             """One load of neighboring channels for each column, then multiplication by lane: aarch64 has it in the instruction."""
             self._ask(step + c * plan.unroll)
             lanes = self.k.isa.lanes
+            ahead = tiles.ahead(self.k.isa, len(columns), len(self.widths))
             for part in range(0, plan.unroll, lanes):
                 loaded = {i: T.bind(self.k.load(0, pixel + c * plan.unroll + part + i * stride, lanes)) for i in columns}
-                for u in range(lanes):
-                    self._fma(acc, self._weights(q, step, c * plan.unroll + part + u), columns, partial(_of_column, loaded, u))
+                for first in range(0, lanes, ahead):
+                    steps = range(first, first + ahead)
+                    weights = [self._weights(q, step, c * plan.unroll + part + u) for u in steps]
+                    for u, vectors_of_step in zip(steps, weights, strict=True):
+                        self._fma(acc, vectors_of_step, columns, partial(_of_column, loaded, u))
 
         loop(0, plan.chunk // plan.unroll, by_lane if self.lane_form else by_broadcast)
 

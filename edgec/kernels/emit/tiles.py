@@ -7,6 +7,7 @@ from functools import partial
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
+from edgec.isa import Isa
 from edgec.kernels.emit.core import Index, loop, when
 from edgec.kernels.taps import Taps, Tiles
 
@@ -82,6 +83,14 @@ def clip(output: Output, size: int) -> tuple[Index, Index]:
     low = T.max(0, tirx.truncdiv(above + p - 1 + shift * p, p) - shift)
     high = T.min(taps.count, tirx.truncdiv(below + shift * p, p) - shift + 1)
     return T.bind(low), T.bind(high)
+
+
+def ahead(isa: Isa, columns: int, count: int) -> int:
+    """How many steps of a reduction have their `count` vectors of weights loaded at once in the lane form, before they multiply.
+
+    A core that works in order waits for each row of loads; two steps share one where that is short and there are registers.
+    """
+    return 2 if isa.in_order and count == 2 and 3 * columns + 2 * count < isa.registers else 1  # noqa: PLR2004 - one load of a pair
 
 
 def tiles(xs: Sequence[Taps], columns: int, size: int, body: Callable[[Output, Tiles], None]) -> None:

@@ -14,6 +14,7 @@ from edgec.kernels.emit.elementwise import epilogue
 from edgec.kernels.winograd import WinogradPlan
 
 _UNROLL = 4
+_BODY = 192             # multiplications by a lane that the innermost loop may hold
 _IMAGE, _FILTERS, _BIAS = 0, 1, 2
 
 
@@ -177,35 +178,42 @@ class _Task:
                 acc.set(i, j, const(0.0, "f32", w))
         filters = first * (cells * plan.channels) + e * (plan.channels * size)
         pixels = [self.transformed + (e * plan.tiles + start + i) * plan.channels for i in range(columns)]
-
-        def add(c: Index, pixel: Callable[[int, int], Vector]) -> None:
-            loaded = [T.bind(self.k.load(_FILTERS, filters + c * size + at, w)) for at, w in zip(places, widths, strict=True)]
-            for i in range(columns):
-                for j, w in enumerate(widths):
-                    acc.set(i, j, acc.get(i, j) + pixel(i, w) * loaded[j])
-
-        def by_broadcast(c: Index) -> None:
-            add(c, lambda i, w: self.k.splat(self.scratch, pixels[i] + c, w))
-
-        def by_lane(q: Index) -> None:
-            held = [T.bind(self.k.load(self.scratch, p + q * self.lanes, self.lanes)) for p in pixels]
-            for u in range(self.lanes):
-                add(q * self.lanes + u, lambda i, w, u=u: lane(held[i], u, w))  # type: ignore[misc]
-
-        def several(q: Index, count: int) -> None:
-            for u in range(count):
-                by_broadcast(q + u)
-
-        if self.k.isa.broadcast == "lane":
-            whole = plan.channels // self.lanes
-            loop(0, whole, by_lane)
-            several(whole * self.lanes, plan.channels % self.lanes)
-        else:
-            loop(0, plan.channels // _UNROLL, lambda q: several(q * _UNROLL, _UNROLL))
-            several(plan.channels // _UNROLL * _UNROLL, plan.channels % _UNROLL)
+        self.chain(acc, widths, pixels, lambda c: [T.bind(self.k.load(_FILTERS, filters + c * size + at, w))
+                                                   for at, w in zip(places, widths, strict=True)])
         for i in range(columns):
             for j, w in enumerate(widths):
                 self.k.store(self.scratch, acc.get(i, j), self.products + (e * plan.tiles + start + i) * plan.largest + places[j], w)
+
+    def chain(self, acc: Accumulators, widths: Sequence[int], pixels: Sequence[Index], filters: Callable[[Index], list[Vector]]) -> None:
+        """Add the products of all channels: of the elements that begin at `pixels`, and of the vectors that `filters` loads."""
+        channels, lanes = self.plan.channels, self.lanes
+
+        def add(loaded: Sequence[Vector], pixel: Callable[[int, int], Vector]) -> None:
+            for i in range(len(pixels)):
+                for j, w in enumerate(widths):
+                    acc.set(i, j, acc.get(i, j) + pixel(i, w) * loaded[j])
+
+        def by_broadcast(first: Index, count: int) -> None:
+            for u in range(count):
+                add(filters(first + u), lambda i, w, u=u: self.k.splat(self.scratch, pixels[i] + first + u, w))  # type: ignore[misc]
+
+        def by_lane(first: Index, count: int) -> None:
+            ahead = tiles.ahead(self.k.isa, len(pixels), len(widths))
+            for part in range(0, count, lanes):
+                held = [T.bind(self.k.load(self.scratch, p + first + part, lanes)) for p in pixels]
+                for u in range(0, lanes, ahead):
+                    for v, loaded in enumerate([filters(first + part + u + v) for v in range(ahead)]):
+                        add(loaded, lambda i, w, held=held, at=u + v: lane(held[i], at, w))  # type: ignore[misc]
+
+        if self.k.isa.broadcast != "lane":
+            loop(0, channels // _UNROLL, lambda q: by_broadcast(q * _UNROLL, _UNROLL))
+            by_broadcast(channels // _UNROLL * _UNROLL, channels % _UNROLL)
+            return
+        whole, most = channels // lanes * lanes, _BODY // (lanes * len(pixels) * len(widths))
+        rounds = lanes * max(r for r in (1, 2, 4) if r <= max(1, most))
+        loop(0, whole // rounds, lambda q: by_lane(q * rounds, rounds))
+        by_lane(whole // rounds * rounds, whole % rounds)
+        by_broadcast(whole, channels - whole)
 
     # Outputs
 
