@@ -191,11 +191,11 @@ class _Tile:
             """One load of neighboring channels for each column, then multiplication by lane: aarch64 has it in the instruction."""
             self._ask(step + c * plan.unroll)
             lanes = self.k.isa.lanes
-            ahead = tiles.ahead(self.k.isa, len(columns), len(self.widths))
+            together = tiles.steps_at_once(self.k.isa, len(columns), len(self.widths))
             for part in range(0, plan.unroll, lanes):
                 loaded = {i: T.bind(self.k.load(0, pixel + c * plan.unroll + part + i * stride, lanes)) for i in columns}
-                for first in range(0, lanes, ahead):
-                    steps = range(first, first + ahead)
+                for first in range(0, lanes, together):
+                    steps = range(first, first + together)
                     weights = [self._weights(q, step, c * plan.unroll + part + u) for u in steps]
                     for u, vectors_of_step in zip(steps, weights, strict=True):
                         self._fma(acc, vectors_of_step, columns, partial(_of_column, loaded, u))

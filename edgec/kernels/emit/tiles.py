@@ -85,7 +85,7 @@ def clip(output: Output, size: int) -> tuple[Index, Index]:
     return T.bind(low), T.bind(high)
 
 
-def ahead(isa: Isa, columns: int, count: int) -> int:
+def steps_at_once(isa: Isa, columns: int, count: int) -> int:
     """How many steps of a reduction have their `count` vectors of weights loaded at once in the lane form, before they multiply.
 
     A core that works in order waits for each row of loads; two steps share one where that is short and there are registers.

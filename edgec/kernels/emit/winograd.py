@@ -198,11 +198,11 @@ class _Task:
                 add(filters(first + u), lambda i, w, u=u: self.k.splat(self.scratch, pixels[i] + first + u, w))  # type: ignore[misc]
 
         def by_lane(first: Index, count: int) -> None:
-            ahead = tiles.ahead(self.k.isa, len(pixels), len(widths))
+            together = tiles.steps_at_once(self.k.isa, len(pixels), len(widths))
             for part in range(0, count, lanes):
                 held = [T.bind(self.k.load(self.scratch, p + first + part, lanes)) for p in pixels]
-                for u in range(0, lanes, ahead):
-                    for v, loaded in enumerate([filters(first + part + u + v) for v in range(ahead)]):
+                for u in range(0, lanes, together):
+                    for v, loaded in enumerate([filters(first + part + u + v) for v in range(together)]):
                         add(loaded, lambda i, w, held=held, at=u + v: lane(held[i], at, w))  # type: ignore[misc]
 
         if self.k.isa.broadcast != "lane":
