@@ -19,8 +19,9 @@ from edgec.kernels.functions import BYTES
 from edgec.kernels.plan import ALONE, plan
 from edgec.kernels.plan_attention import KIND
 from edgec.kernels.plan_separable import KIND as SEPARABLE
-from edgec.kernels.plan_separable import is_depthwise, is_pointwise, slower
+from edgec.kernels.plan_separable import is_depthwise, is_pointwise
 from edgec.pipeline import Context
+from passes.changes.chains import Chains
 
 VIEWS = frozenset({"Reshape", "Transpose", "Slice", "Concat", "Identity", "Expand", "Split", "edgec.Reorder"})
 """Operators that move or rename elements: they are placed in memory, not clustered."""
@@ -48,9 +49,9 @@ class _Cluster:
         self.place = {n: i for i, n in enumerate(graph.nodes)}
         self.taken: dict[Node, Node] = {}
         self.regions: dict[Node, list[Node]] = {}
-        self.reasons: dict[Node, list[str]] = {}
         self.images = Operands.of(graph.weights, assumed_views(graph, isa))
         self.rows = Operands.of(graph.weights, lambda v: View.of(v.dims))
+        self.chains = Chains(graph, isa, units, self.images, context, self.taken, self.regions, self._node)
 
     def run(self) -> Graph:
         made: dict[Node, list[Node]] = {}
@@ -68,52 +69,10 @@ class _Cluster:
             if fused is None:
                 continue
             self._take(region, fused, made)
-        for depth in [n for n in self.graph.nodes if n in self.taken and is_depthwise(n)]:
-            self._chain(depth, made)
+        self.chains.run(made)
         if not made:
             return self.graph
         return prune(splice(self.graph, made))
-
-    def _chain(self, depth: Node, made: dict[Node, list[Node]]) -> None:
-        """A depthwise convolution with the 1x1 convolutions before and behind it: one kernel where that is predicted to be fastest."""
-        alone = self.taken[depth]
-        before = self._kernel_of(self.graph.producer.get(depth.inputs[0])) if depth.inputs[0] is not None else None
-        readers = self.graph.consumers.get(alone.outputs[0], ())
-        behind = self._kernel_of(readers[0]) if readers else None
-        before = before if before is not None and self._joins(before, depth) else None
-        behind = behind if behind is not None and self._joins(alone, self.regions[behind][0]) else None
-        parts = {"before": before, "behind": behind}
-        best: tuple[float, list[Node], Node] | None = None
-        for chosen in (("before", "behind"), ("behind",), ("before",)):
-            found = [alone, *(k for name in chosen if (k := parts[name]) is not None)]
-            if len(found) <= len(chosen):
-                continue
-            ordered = sorted(found, key=lambda k: self.place[self.regions[k][0]])
-            region = [n for k in ordered for n in self.regions[k]]
-            node = self._node(region, SEPARABLE)
-            whole, apart = plan(node, self.isa, self.images), [plan(k, self.isa, self.images) for k in ordered]
-            reason = slower(self.isa, whole, apart)
-            if reason is not None or isinstance(whole, str):
-                others = " and ".join(self.regions[k][0].label for k in ordered if k is not alone)
-                self.reasons.setdefault(depth, []).append(f"not in one kernel with {others}: {reason}")
-                continue
-            saved = sum(p.plan.cycles for p in apart if not isinstance(p, str)) - whole.plan.cycles
-            if best is None or saved > best[0]:
-                best = saved, region, node
-        if best is not None and self.context.may(SEPARABLE):
-            self.context.did(SEPARABLE, depth)
-            self._take(best[1], best[2], made)
-
-    def _kernel_of(self, node: Node | None) -> Node | None:
-        """The kernel of a 1x1 convolution, or of the arithmetic that follows it; None for any other."""
-        kernel = self.taken.get(node) if node is not None else None
-        return kernel if kernel is not None and kernel.attrs["kind"] == "conv" and is_pointwise(self.regions[kernel][0]) else None
-
-    def _joins(self, kernel: Node, reader: Node) -> bool:
-        """Whether the convolution `reader` alone reads what a kernel makes, as its data, on the same unit, which is the CPU."""
-        value, root = kernel.outputs[0], self.regions[kernel][0]
-        return (self.graph.consumers.get(value, ()) == (reader,) and reader.inputs[0] is value and value not in self.graph.outputs
-                and root.device == reader.device and root.device not in self.units)
 
     def _take(self, region: Sequence[Node], fused: Node, made: dict[Node, list[Node]]) -> None:
         self.regions[fused] = list(region)
@@ -262,7 +221,7 @@ def _why_no_chain(graph: Graph, context: Context, first: Node, second: Node) -> 
     again = replace(context, trace=[], notes=[], facts={}, limit=None)
     cluster = _Cluster(graph, cpu_isa(context.target), devices(context.target), _MAX_EPILOGUE, again)
     cluster.run()
-    return "; ".join(cluster.reasons.get(depth, ()))
+    return "; ".join(cluster.chains.reasons.get(depth, ()))
 
 
 _KINDS = {"Conv": "conv", "ConvTranspose": "conv", "MatMul": "gemm", "Gemm": "gemm", "MaxPool": "pool", "AveragePool": "pool",

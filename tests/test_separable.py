@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from edgec.access import module
+from edgec.codegen.schedule import schedule
 from edgec.ir.evaluate import evaluate
 from edgec.ir.graph import Graph, Node, Value
 from edgec.ir.layout import Layout, View
-from edgec.isa import Isa
+from edgec.isa import Isa, cpu_isa
 from edgec.kernels.base import Operands, Planned
 from edgec.kernels.emit.separable import emit
 from edgec.kernels.plan import packed, plan
@@ -189,7 +190,7 @@ WIDE = text({"x": (1, 64, 112, 112), "m": 24, "c": 96, "s": (2, 2)})
 def clustered(given: str, **said: Any) -> tuple[list[str], Context]:
     context = Context(find("cortex-a72"), **said)
     made = run_passes(parse(given), "cluster", catalog.CATALOG, context)
-    return [n.attrs["kind"] for n in made.nodes], context
+    return [n.attrs["kind"] for n in made.nodes if n.op == "edgec.Fused"], context
 
 
 def test_it_is_found_once_and_can_be_forbidden() -> None:
@@ -212,3 +213,29 @@ def test_what_others_read_is_stored(returns: str) -> None:
     assert len(kinds) > 1
     read = {"%y, %da": ["separable", "conv"], "%y, %ea": ["conv", "separable"]}[returns]
     assert kinds in (read, ["conv", "conv", "conv"])
+
+
+SMALL = text({"x": (1, 8, 24, 24), "m": 8, "c": 48})
+"""All of it lies in the second cache: nothing is gained but memory."""
+
+
+def test_the_largest_moment_of_the_arena_is_put_together_at_almost_no_cost() -> None:
+    arenas = {}
+    for name in ("attention", "separable"):
+        context = Context(find("cortex-a72"), disabled=frozenset({name}))
+        final = run_passes(parse(SMALL), catalog.DEFAULT, catalog.CATALOG, context)
+        made = schedule(final, cpu_isa(find("cortex-a72")), "m").program
+        arenas[name] = made.arena_bytes, sum(made.kernels[c.kernel].cycles for c in made.calls)
+    assert arenas["attention"][0] < 0.6 * arenas["separable"][0]
+    assert arenas["attention"][1] < 1.01 * arenas["separable"][1]
+
+
+def test_memory_that_makes_the_arena_no_smaller_is_not_saved() -> None:
+    """A map in front of the chain has operands that are larger than all that lies inside of it."""
+    inputs = ", ".join(["%x"] * 100)
+    before = ("%from: i64[1] = dense [0]", "%to: i64[1] = dense [24]", "%axis: i64[1] = dense [3]", "%step: i64[1] = dense [1]",
+              f"%big: f32[1,8,24,2400] = Concat({inputs}) {{axis=3}}", "%more: f32[1,8,24,2400] = Exp(%big)",
+              "%part: f32[1,8,24,24] = Slice(%more, %from, %to, %axis, %step)")
+    wide = SMALL.replace("= Conv(%x,", "= Conv(%part,").replace("%ew: ", "\n".join(before) + "\n%ew: ")
+    assert "separable" in clustered(SMALL)[0]
+    assert "separable" not in clustered(wide)[0]

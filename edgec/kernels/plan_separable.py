@@ -181,7 +181,7 @@ class Chain:
     def _heights(self, depth: KernelPlan) -> list[int]:
         """Rows of a band that are worth a thought: equal parts of the rows that leave the second cache room for weights."""
         n, _, height, _ = self.depth.output.dims
-        enough = self._macs(depth) < _EXPANDED * _TASK_MACS
+        enough = self._macs(depth) < _EXPANDED * _TASK_MACS or self.isa.lanes == 1     # a microcontroller has no threads
         if self.expand is not None and not enough and n * self._tasks_of_an_image(depth) < _EXPANDED:
             return []
         most = height if enough else max(1, n * height // _EXPANDED)
@@ -248,7 +248,7 @@ class Chain:
         sizes = self._sizes(two, rows)
         args += [parts[-1].args[-1], Arg("scratch", "f32", sum(sizes))]
         macs, all_bands = sum(p.macs for p in parts), n * bands
-        tasks = n * self._tasks_of_an_image(two)
+        tasks = n * self._tasks_of_an_image(two) if isa.lanes > 1 else 1
         plan = SeparablePlan(
             isa, tuple(args), chunks(all_bands, max(1, min(tasks, _TASKS, macs // _TASK_MACS))),
             expand=one if isinstance(one, ContractPlan) else None, depth=two, point=three, bands=bands, rows=rows, flat=flat, ring=sizes[0],
