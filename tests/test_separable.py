@@ -1,6 +1,8 @@
 """Depthwise and 1x1 convolutions in one kernel: between guard pages against the evaluator in float64, and when they become one."""
 
+import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 
 from edgec.access import module
+from edgec.build import build, compile_graph
 from edgec.codegen.schedule import schedule
 from edgec.ir.evaluate import evaluate
 from edgec.ir.graph import Graph, Node, Value
@@ -20,8 +23,10 @@ from edgec.kernels.plan_separable import Chain, chain
 from edgec.kernels.separable import SeparablePlan
 from edgec.lang.text import parse
 from edgec.pipeline import Context, run_passes
-from edgec.target import find
+from edgec.target import find, scalar
 from edgec.why import why
+from tests import c_programs
+from tests.bundles import feeds
 from tests.kernel_harness import A72, AVX512, gathered, on, run, scatter
 
 catalog = module("passes.catalog")
@@ -239,3 +244,31 @@ def test_memory_that_makes_the_arena_no_smaller_is_not_saved() -> None:
     wide = SMALL.replace("= Conv(%x,", "= Conv(%part,").replace("%ew: ", "\n".join(before) + "\n%ew: ")
     assert "separable" in clustered(SMALL)[0]
     assert "separable" not in clustered(wide)[0]
+
+
+@pytest.mark.parametrize("target", ["host", "cortex-a72"])
+def test_any_number_of_threads_gives_the_same_bits(target: str, tmp_path: Path) -> None:
+    """Tasks of a call follow one another in one ring of rows, and which tasks are in a call is up to the threads."""
+    if target != "host" and not shutil.which("qemu-aarch64"):
+        pytest.skip("qemu-aarch64 is not installed")
+    source = tmp_path / "m.edge"
+    source.write_text(text({"x": (1, 8, 64, 64), "m": 16, "c": 48, "residual": True}))
+    made = build(source, target, tmp_path / "m.edgec")
+    assert "separable" in {k["kind"] for k in made.manifest["kernels"].values()}
+    given = feeds(made, 1)
+    wanted = evaluate(parse(source.read_text()), given, precise=True)["y"]
+    first = made.load(poison=True).run(given)["y"]
+    assert np.abs(first - wanted).max() <= 1e-5 * np.abs(wanted).max()
+    for threads in (2, 3):
+        assert made.load(threads=threads, poison=True).run(given)["y"].tobytes() == first.tobytes()
+
+
+@pytest.mark.skipif(not shutil.which("gcc"), reason="gcc is not installed")
+def test_it_can_be_printed_as_c(tmp_path: Path) -> None:
+    given = parse(SMALL)
+    made = compile_graph(given, scalar(find("host")), "m")
+    assert "separable" in {k.kind for k in made.schedule.program.kernels.values()}
+    fed = feeds_of(given)
+    got = c_programs.run(made, c_programs.compiled(made, tmp_path, "gcc"), fed)["y"]
+    wanted = evaluate(given, fed, precise=True)["y"]
+    assert np.abs(got - wanted).max() <= 1e-5 * np.abs(wanted).max()
