@@ -19,7 +19,7 @@ from edgec.kernels.functions import BYTES
 from edgec.kernels.plan import ALONE, plan
 from edgec.kernels.plan_attention import KIND
 from edgec.kernels.plan_separable import KIND as SEPARABLE
-from edgec.kernels.plan_separable import is_depthwise, is_pointwise
+from edgec.kernels.plan_separable import is_dense, is_depthwise
 from edgec.pipeline import Context
 from passes.changes.chains import Chains
 
@@ -214,8 +214,8 @@ def why_apart(graph: Graph, context: Context, region: Sequence[Node], reader: No
 
 
 def _why_no_chain(graph: Graph, context: Context, first: Node, second: Node) -> str:
-    """What speaks against one kernel of two convolutions, one depthwise and one 1x1; empty where they are something else."""
-    depth = next((a for a, b in ((first, second), (second, first)) if is_depthwise(a) and is_pointwise(b)), None)
+    """What speaks against one kernel of two convolutions, one depthwise and one without groups; empty where they are something else."""
+    depth = next((a for a, b in ((first, second), (second, first)) if is_depthwise(a) and is_dense(b)), None)
     if depth is None or context.target is None:
         return ""
     again = replace(context, trace=[], notes=[], facts={}, limit=None)

@@ -43,9 +43,8 @@ def text(case: Mapping[str, Any]) -> str:
     """Up to three convolutions with activations, and a residual: as a graph."""
     n, c, h, w = case["x"]
     parts, act = case.get("parts", "edp"), case.get("act", "relu6")
-    middle = case.get("c", c) if "e" in parts else c
+    middle = case.get("c", c) if parts[0] in "ef" else c
     k, stride, dilation, pads = case.get("k", (3, 3)), case.get("s", (1, 1)), case.get("d", (1, 1)), case.get("pads", (1, 1, 1, 1))
-    oh, ow = (window((h, w)[i], k[i], stride[i], dilation[i], (pads[i], pads[i + 2])) for i in (0, 1))
     out = case.get("m", 24)
     lines, last = ["%zero: f32[] = splat 0.0", "%six: f32[] = splat 6.0"], "x"
 
@@ -58,8 +57,13 @@ def text(case: Mapping[str, Any]) -> str:
         lines.append(f"%{name}a: f32[{dims}] = {ACTIVATIONS[act].format(name)}")
         last = f"{name}a"
 
-    if "e" in parts:
+    if "f" in parts:                                                  # a first layer: 3x3, every other pixel
+        h, w = (window(size, 3, 2, 1, (1, 1)) for size in (h, w))
+        conv("e", f"{n},{middle},{h},{w}", f"{middle},{c},3,3",
+             "kernel_shape=[3, 3], strides=[2, 2], dilations=[1, 1], group=1, pads=[1, 1, 1, 1]", 1)
+    elif "e" in parts:
         conv("e", f"{n},{middle},{h},{w}", f"{middle},{c},1,1", "", 1)
+    oh, ow = (window((h, w)[i], k[i], stride[i], dilation[i], (pads[i], pads[i + 2])) for i in (0, 1))
     conv("d", f"{n},{middle},{oh},{ow}", f"{middle},1,{k[0]},{k[1]}",
          f"kernel_shape={list(k)}, strides={list(stride)}, dilations={list(dilation)}, group={middle}, pads={list(pads)}", 2)
     if "p" in parts:
@@ -71,7 +75,7 @@ def text(case: Mapping[str, Any]) -> str:
         lines.append(f"%y: f32[{result}] = Add(%{last})")
     else:
         lines.append(f"%y: f32[{result}] = Relu(%{last})")
-    return f"graph @g(%x: f32[{n},{c},{h},{w}]{extra}) {{\n" + "\n".join(lines) + "\nreturn %y\n}"
+    return f"graph @g(%x: f32[{','.join(map(str, case['x']))}]{extra}) {{\n" + "\n".join(lines) + "\nreturn %y\n}"
 
 
 def fused(given: Graph) -> Node:
@@ -127,6 +131,8 @@ CASES: list[dict[str, Any]] = [
     {"x": (1, 5, 9, 9), "c": 20, "m": 4, "k": (2, 2), "s": (3, 3), "pads": (0, 0, 0, 0), "rows": (2,)},
     {"x": (1, 6, 4, 4), "c": 20, "m": 4, "pads": (4, 4, 4, 4), "rows": (3,), "act": "none"},
     {"x": (2, 12, 10, 8), "c": 32, "parts": "ed", "rows": (3,)},
+    {"x": (1, 3, 24, 25), "c": 32, "parts": "fdp", "m": 16, "rows": (1, 5)},
+    {"x": (2, 3, 17, 15), "c": 24, "parts": "fd", "s": (2, 2), "rows": (2,)},
     {"x": (1, 20, 9, 9), "c": 50, "parts": "ed", "s": (2, 2), "rows": (2,), "residual": True, "act": "none"},
 ]
 
@@ -175,7 +181,7 @@ def test_scratch_memory_is_a_ring_of_rows_and_a_band() -> None:
 @pytest.mark.parametrize(("change", "reason"), [
     (("Relu(%pa)", "Add(%pa, %x)"), "nothing else joins them"),
     (("f32[16,16,1,1] = random 3", "f16[16,16,1,1] = random 3"), "are written for f32"),
-    (("group=16", "group=1"), "a depthwise convolution with 1x1 convolutions around it")])
+    (("group=16", "group=1"), "a depthwise convolution with at most one other on either side")])
 def test_reasons(change: tuple[str, str], reason: str) -> None:
     before = text({"x": (1, 16, 8, 8), "m": 16, "parts": "dp"})
     made = before.replace(*change).replace("f32[16,1,3,3]", "f32[16,16,3,3]" if "group" in change[0] else "f32[16,1,3,3]")

@@ -1,4 +1,4 @@
-"""How a depthwise convolution becomes one kernel with the 1x1 convolution in front of it, the one behind it, or both."""
+"""How a depthwise convolution becomes one kernel with the convolution in front of it, the 1x1 convolution behind it, or both."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -44,6 +44,11 @@ def is_pointwise(node: Node) -> bool:
     return Geometry.of(node.attrs, weight.dims[2:]).pointwise and y.dims[2:] == x.dims[2:]
 
 
+def is_dense(node: Node) -> bool:
+    """Whether a node is a convolution of images without groups: it may stand in front of a depthwise one."""
+    return node.op == "Conv" and len(node.outputs[0].dims) == _RANK and int(node.attrs.get("group", 1)) == 1
+
+
 def slower(isa: Isa, whole: Planned | str, parts: Sequence[Planned | str]) -> str | None:
     """Why one kernel is not to be preferred to several; None when it is."""
     if isinstance(whole, str):
@@ -67,10 +72,10 @@ def chain(node: Node, isa: Isa, operands: Operands) -> "Chain | str":
         return regions
     anchors = [r.anchor for r in regions if r.anchor is not None]
     which = next((i for i, a in enumerate(anchors) if is_depthwise(a)), None)
-    if which is None or len(anchors) != len(regions) or not all(is_pointwise(a) for i, a in enumerate(anchors) if i != which):
-        return "this kernel is a depthwise convolution with 1x1 convolutions around it"
-    if which > 1 or len(regions) > which + 2:
-        return "this kernel has at most one 1x1 convolution on either side of the depthwise one"
+    if which is None or which > 1 or len(regions) > which + 2 or len(anchors) != len(regions):
+        return "this kernel is a depthwise convolution with at most one other on either side"
+    if not all(map(is_dense, anchors[:which])) or not all(map(is_pointwise, anchors[which + 1:])):
+        return "in front of a depthwise convolution stands one without groups, and behind it a 1x1 convolution"
     for r in regions:
         if any(v is not None and v.tensor.dtype != "f32" for v in (*r.anchor_inputs, r.output)):
             return "depthwise and 1x1 convolutions in one kernel are written for f32"
@@ -170,8 +175,16 @@ class Chain:
             return "the depthwise convolution does not go row by row"
         if self.expand is None:
             return None, depth
-        expand = self._product(self.expand, Images.of(tuple(v for v in self.expand.anchor_inputs if v is not None), self.expand, seen))
-        return expand if isinstance(expand, str) else (expand, depth)
+        images = Images.of(tuple(v for v in self.expand.anchor_inputs if v is not None), self.expand, seen)
+        if self.expand.anchor is not None and is_pointwise(self.expand.anchor):
+            expand = self._product(self.expand, images)
+        else:
+            expand = plan_contract.convolution(self.expand, self.isa, seen)
+        if isinstance(expand, str):
+            return expand
+        if not isinstance(expand.plan, ContractPlan) or (expand.plan.x, expand.plan.y) != (images.x, images.y) or expand.plan.widen:
+            return "the first convolution does not go row by row"
+        return expand, depth
 
     def _product(self, part: Region, images: Images) -> Planned | str:
         ys, xs = ((Taps.pointwise(images.y.axes[axis].extent),) for axis in (2, 3))
@@ -192,8 +205,8 @@ class Chain:
         return list(dict.fromkeys([*even, fitting[-1]]))
 
     def _macs(self, depth: KernelPlan) -> int:
-        ends = [p.output.tensor.elements * p.anchor_inputs[0].dims[1] for p in (self.expand, self.point)
-                if p is not None and p.anchor_inputs[0] is not None]
+        ends = [p.output.tensor.elements * prod(p.anchor_inputs[1].dims[1:]) for p in (self.expand, self.point)
+                if p is not None and p.anchor_inputs[1] is not None]
         return depth.macs + sum(ends)
 
     def _tasks_of_an_image(self, depth: KernelPlan) -> int:

@@ -1,8 +1,8 @@
-"""Plans for depthwise convolutions in one kernel with the 1x1 convolutions around them: what lies between is some rows in a cache.
+"""Plans for depthwise convolutions in one kernel with the convolutions around them: what lies between is some rows in a cache.
 
-A task goes through bands of rows of the output. For each it computes those rows of the 1x1 convolution in front (`expand`) that are not yet
-in a ring of rows in its scratch memory, from these the depthwise rows, all channels of them, and multiplies them at once by the weights of
-the 1x1 convolution behind (`point`). Either of the two may be absent. All parts are plans of their own, whose code this one shares.
+A task goes through bands of rows of the output. For each it computes those rows of the convolution in front (`expand`) that are not yet in
+a ring of rows in its scratch memory, from these the depthwise rows, all channels of them, and multiplies them at once by the weights of the
+1x1 convolution behind (`point`). Either of the two may be absent. All parts are plans of their own, whose code this one shares.
 
 The tasks of one call follow one another: only its first computes rows of `expand` that another call computes, too.
 """

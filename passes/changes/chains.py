@@ -1,4 +1,4 @@
-"""Which depthwise convolutions become one kernel with the 1x1 convolutions around them.
+"""Which depthwise convolutions become one kernel with the convolutions around them.
 
 Those that are predicted to be faster that way; then those whose tensors make the arena as large as it is, as long as that costs next to
 nothing.
@@ -15,7 +15,7 @@ from edgec.ir.types import dtype_bits
 from edgec.isa import Device, Isa
 from edgec.kernels.base import KernelPlan, Operands, Planned
 from edgec.kernels.plan import plan, unknown
-from edgec.kernels.plan_separable import KIND, is_depthwise, is_pointwise, slower
+from edgec.kernels.plan_separable import KIND, is_dense, is_depthwise, is_pointwise, slower
 from edgec.pipeline import Context
 
 _SLOWER = 0.01          # of the predicted time of a net, what a smaller arena may cost
@@ -77,7 +77,7 @@ class Chains:
         alone = self.taken[depth]
         source = self.graph.producer.get(depth.inputs[0]) if depth.inputs[0] is not None else None
         readers = self.graph.consumers.get(alone.outputs[0], ())
-        near = {"before": self._pointwise(source), "behind": self._pointwise(readers[0] if readers else None)}
+        near = {"before": self._kernel(source, is_dense), "behind": self._kernel(readers[0] if readers else None, is_pointwise)}
         if near["before"] is not None and not self._joins(near["before"], depth):
             near["before"] = None
         if near["behind"] is not None and not self._joins(alone, self.regions[near["behind"]][0]):
@@ -99,10 +99,10 @@ class Chains:
                 made.append(Option(depth, chain, region, whole, planned.plan, planned.plan.cycles - before))
         return made
 
-    def _pointwise(self, node: Node | None) -> Node | None:
-        """The kernel of a 1x1 convolution, or of the arithmetic that follows it; None for any other."""
+    def _kernel(self, node: Node | None, such: Callable[[Node], bool]) -> Node | None:
+        """The kernel of such a convolution, or of the arithmetic that follows it; None for any other."""
         kernel = self.taken.get(node) if node is not None else None
-        return kernel if kernel is not None and kernel.attrs["kind"] == "conv" and is_pointwise(self.regions[kernel][0]) else None
+        return kernel if kernel is not None and kernel.attrs["kind"] == "conv" and such(self.regions[kernel][0]) else None
 
     def _joins(self, kernel: Node, reader: Node) -> bool:
         """Whether the convolution `reader` alone reads what a kernel makes, as its data, on the same unit, which is the CPU."""
