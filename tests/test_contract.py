@@ -257,7 +257,8 @@ def test_weights_that_no_near_cache_holds_are_asked_for(isa: Isa, case: dict[str
     assert isinstance(asked, ContractPlan)
     assert (held.ahead, held.lead) == (0, 0)
     assert asked.lead > 0
-    bodies = asked.in_channels // asked.unroll * kernel[0] * kernel[1] * asked.ys[0].out_count * -(-asked.xs[0].out_count // asked.columns)
+    bodies = asked.in_channels // (asked.chunk if asked.seldom else asked.unroll) * kernel[0] * kernel[1]
+    bodies *= asked.ys[0].out_count * -(-asked.xs[0].out_count // asked.columns)
     panel = sum(asked.widths[0]) * asked.in_channels * kernel[0] * kernel[1] * 4
     assert asked.ahead * bodies * isa.line_bytes >= panel
     word = {"x86_64": "prefetcht1", "aarch64": r"prfm\s+pldl2keep"}[isa.arch]

@@ -34,8 +34,9 @@ class ContractPlan(KernelPlan):
     `w` and contiguous along c. `form`: the axes of the stored weight (see `oihw`). Every `partial` chunks a partial sum is closed and added
     to the total, which keeps rounding errors from growing along the whole reduction. Tasks are n x group x vector group x `row_chunks`.
     `streams`: pieces of memory from which a vector group's weights are read side by side (see `cost.streams`). `together`: vector groups
-    of a task. `ahead`: lines of the next vector group's weights that each innermost body asks for; `lead`: how many bytes in front of its
-    own loads it asks again, where two groups' weights are too many for the second level. With `widen`, a task first widens the weights of a
+    of a task. `ahead`: lines of the next vector group's weights that are asked for at a time, in each innermost body, or where
+    these are too many (`seldom`) in front of the bodies of a chunk at one tap; `lead`: how many bytes in front of its own loads a body asks
+    again, where two groups' weights are too many for the second level. With `widen`, a task first widens the weights of a
     vector group into its scratch memory, because many tiles read them.
     """
 
@@ -60,6 +61,7 @@ class ContractPlan(KernelPlan):
     together: int = 1
     widen: bool = False
     ahead: int = 0
+    seldom: bool = False
     lead: int = 0
 
     kind = "contract"

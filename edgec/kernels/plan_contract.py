@@ -166,30 +166,34 @@ def contraction(region: Region, isa: Isa, images: Images, nest: Nest, wish: tupl
     row_chunks = chunks(min(t.out_count for t in nest.ys), min(-(-_TASKS // fixed), macs // (_TASK_MACS * fixed)))
     args = images.args(region, nest.w)
     passes = count * sum(-(-t.out_count // tile.tw) for t in nest.xs)
-    near = (0, 0) if nest.w is not None or widen or passes == 1 else _ahead(isa, args[1], tile, unroll * stored, total, passes, groups)
+    near = _ahead(isa, args[1], tile, (unroll, chunk), total, 1 if nest.w is not None or widen else passes, groups)
     args += (Arg("scratch", "f32", max(map(sum, widths)) * total),) if widen else ()
     plan = ContractPlan(
         isa, args, fixed * row_chunks, x=x, y=y, ys=nest.ys, xs=nest.xs, kernel=nest.kernel, groups=groups, widths=widths, columns=tile.tw,
         unroll=unroll, chunk=chunk, row_chunks=row_chunks, partial=max(1, PARTIAL // (chunk * ky * kx)), bias=images.bias,
         epilogue=images.epilogue(region), w=nest.w, name=nest.name, form=nest.form,
         streams=min(tile.nb, streams(isa, args[1].elements * dtype_bits(args[1].dtype) // 8)) if once else 1,
-        together=together, widen=widen, ahead=near[0], lead=near[1],
+        together=together, widen=widen, ahead=near[0], seldom=near[1], lead=near[2],
         macs=macs, bytes=traffic(args), computing=tile.cycles * n * groups,
         passes=passes if not near[0] else 1, others=tile.others)
     return Planned(plan, (*images.inputs, *region.operands))
 
 
-def _ahead(isa: Isa, weight: Arg, tile: Tile, unroll: int, total: int, passes: int, groups: int) -> tuple[int, int]:
-    """Lines of the next vector group's weights that each body asks for, and the bytes by which it asks for its own; see ContractPlan.
+def _ahead(
+    isa: Isa, weight: Arg, tile: Tile, steps: tuple[int, int], total: int, passes: int, groups: int,
+) -> tuple[int, bool, int]:
+    """Lines of the next vector group's weights that are asked for at a time, whether seldom, and the lead; see ContractPlan.
 
-    `unroll`: the bytes of a column of weights in a body. Two groups' weights share the second level with inputs and results.
+    `steps`: channels of a body and of a chunk. The weights that are read once have no work in front of them. Two groups' weights share
+    the second level with inputs and results.
     """
     stored = dtype_bits(weight.dtype) // 8
-    if isinstance(isa, Device) or not ahead(isa, weight.elements * stored, tile.cycles * groups):
-        return 0, 0
-    wide = tile.nb * isa.lanes
-    panel = wide * total * stored
-    return -(-unroll * wide // (isa.line_bytes * passes)), _LEAD if 2 * panel > (isa.l2_bytes or isa.l1_bytes) else 0
+    if isinstance(isa, Device) or passes == 1 or not ahead(isa, weight.elements * stored, tile.cycles * groups):
+        return 0, False, 0
+    step = tile.nb * isa.lanes * stored
+    seldom = steps[0] * step < isa.line_bytes * passes
+    lines = -(-steps[seldom] * step // (isa.line_bytes * passes))
+    return lines, seldom, _LEAD if 2 * step * total > (isa.l2_bytes or isa.l1_bytes) else 0
 
 
 def _widens(isa: Isa, nest: Nest, stored: int, tile: Tile, reduction: int, outputs: int) -> bool:

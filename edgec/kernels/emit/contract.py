@@ -177,6 +177,9 @@ class _Tile:
         """All channels of a chunk at one tap, `unroll` of them at a time; the pixels of neighboring columns lie `stride` apart."""
         plan = self.plan
 
+        if self.ahead is not None and plan.seldom:
+            self.ahead.ask(plan.ahead)
+
         def by_broadcast(c: Index) -> None:
             self._ask(step + c * plan.unroll)
             for u in range(plan.unroll):
@@ -204,10 +207,9 @@ class _Tile:
 
     def _ask(self, step: Index) -> None:
         """Ask for weights that come after those of the next `unroll` steps."""
-        if self.ahead is None:
-            return
-        self.ahead.ask(self.plan.ahead)
-        if self.plan.lead:
+        if self.ahead is not None and not self.plan.seldom:
+            self.ahead.ask(self.plan.ahead)
+        if self.ahead is not None and self.plan.lead:
             wide = self.offsets[-1]
             lines = max(1, self.plan.unroll * wide * self.width // self.k.isa.line_bytes)
             self.ahead.lead(self.weight + step * wide + self.plan.lead // self.width, lines)
