@@ -138,8 +138,6 @@ class _Printer:
     def evaluate(self, value: Any, depth: int) -> None:
         if isinstance(value, tvm.ir.Call) and _op(value) == "tirx.tvm_throw_last_error":
             self.put("return -1;", depth)
-        elif isinstance(value, tvm.ir.Call) and _op(value) == "tirx.prefetch":
-            pass                                                         # it changes no result, and C99 has no word for it
         elif not isinstance(value, tirx.IntImm):
             raise EdgecError(f"a kernel calls {_op(value) if isinstance(value, tvm.ir.Call) else value}, which C cannot")
 
