@@ -1,7 +1,8 @@
 """Layout: how each value lies in memory, decided backwards from who reads it.
 
 Kernels on images want their vectors along the channels (NCHWc or NHWC); products, reshapes and the model's interface want row-major; a
-transpose wants whatever makes it free. Values that share memory (concatenations, slices, residuals) agree on their blocks.
+transpose wants whatever makes it free. Values that share memory (concatenations, slices, residuals) agree on their blocks. Where kernels
+still disagree, the layouts and copies around them are chosen together, by what they cost (`changes/reorders.py`).
 """
 
 from collections import Counter
@@ -22,6 +23,7 @@ from edgec.kernels.plan import plan, unknown
 from edgec.kernels.plan_separable import KIND as SEPARABLE
 from edgec.lang.text import show_type
 from edgec.pipeline import Context
+from passes.changes.reorders import settle
 from passes.cluster import image_layout
 
 _IMAGE_KINDS = frozenset({"conv", "pool", "resize", SEPARABLE})
@@ -41,7 +43,7 @@ def run(graph: Graph, context: Context) -> Graph:
     isa = cpu_isa(context.target)
     layouts = _Layouts(graph, isa).run()
     types = {v: replace(v.tensor, layout=layout) for v, layout in layouts.items() if v.tensor.layout != layout}
-    return _settle(retype(graph, types)[0] if types else graph, isa, devices(context.target))
+    return settle(_settle(retype(graph, types)[0] if types else graph, isa, devices(context.target)), isa)
 
 
 def _settle(graph: Graph, cpu: Isa, units: Mapping[str, Device]) -> Graph:

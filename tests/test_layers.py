@@ -23,7 +23,7 @@ LAYERS = {
     "edgec.errors": 0, "edgec.access": 0,
     "edgec.ir": 1,
     "edgec.lang": 2, "edgec.onnx": 2, "edgec.schema": 2, "edgec.cost": 2, "edgec.isa": 2, "edgec.machine": 2, "edgec.target": 2,
-    "edgec.partition": 2,
+    "edgec.partition": 2, "edgec.layouts": 2,
     "edgec.kernels": 3, "edgec.rules": 3,
     "edgec.codegen": 4, "edgec.pipeline": 4, "edgec.interface": 4,
     "passes": 5, "targets": 5, "edgec.session": 5, "edgec.native": 5, "edgec.emulator": 5, "edgec.bundle": 5, "edgec.measure": 5,
