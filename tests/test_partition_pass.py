@@ -2,6 +2,7 @@
 
 from math import inf
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -161,9 +162,9 @@ def test_what_one_kernel_computes_is_one_group() -> None:
     assert conv.offers["npu"].us == pytest.approx((macs / 400 + bytes_ / 20) / 500)
     assert soft.offers["gpu"].us == inf
     assert soft.offers["gpu"].reason == "gpu never runs Softmax: it has no exponential"
-    made = compile_graph(typed(CHAIN, ""), "cortex-a72", "chain")
-    program = made.schedule.program
-    planned = [program.kernels[s.kernel].cycles / made.isa.clock_hz * 1e6 for s in program.calls if s.op != "edgec.Reorder"]
+    with patch.object(module("passes.layout"), "settle", lambda given, _: given):          # offers are made before layouts are weighed
+        made = compile_graph(typed(CHAIN, ""), "cortex-a72", "chain")
+    planned = [made.schedule.program.kernels[s.kernel].cycles / made.isa.clock_hz * 1e6 for s in made.schedule.program.calls]
     assert [g.offers["cpu"].us for g in (conv, soft, last)] == pytest.approx(planned, rel=0.05)
 
 

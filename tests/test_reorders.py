@@ -108,3 +108,12 @@ def test_the_schedule_takes_what_the_pass_made() -> None:
     built = compile_graph(normed(), "x86-64-v4", "g")
     assert sum(k.algo == "copy" for k in built.schedule.program.kernels.values()) == copies(built.graph) >= 1
     assert isinstance(built.isa, Isa)
+
+
+def test_a_copy_gives_a_convolution_behind_the_interface_the_form_of_winograd() -> None:
+    convolutions = "%a = Conv(%x, %w) {pads=[1, 1, 1, 1]}\n%y = Conv(%a, %v)"
+    graph = infer(parse(f"graph @g(%x: f32[1,64,32,32], %w: f32[64,64,3,3], %v: f32[32,64,1,1]) {{\n{convolutions}\nreturn %y\n}}"))
+    weights = {v: np.full(v.dims, 0.01, np.float32) for v in graph.inputs[1:]}
+    built = compile_graph(replace(graph, inputs=graph.inputs[:1], weights=weights), "cortex-a72", "g")
+    assert [k.algo.partition("_")[0] for k in built.schedule.program.kernels.values() if k.kind in ("conv", "edgec.reorder")] == [
+        "copy", "winograd4", "conv"]
