@@ -48,7 +48,7 @@ def test_no_answer_is_cheaper(seed: int) -> None:
 
 def test_a_copy_is_paid_once_for_all_its_readers() -> None:
     read = Read(0, ((10.0,),))
-    reader = {(0, 0): 9.0, (1, 0): 1.0}
+    reader: dict[tuple[int, ...], float] = {(0, 0): 9.0, (1, 0): 1.0}
     alone = solve(Problem((1, 1), (read,), (Work((0,), (1,), reader),)))
     both = solve(Problem((1, 1, 1), (read,), (Work((0,), (1,), reader), Work((0,), (2,), reader))))
     assert (alone.keys, alone.price) == (((0, 0),), 9.0)
