@@ -16,9 +16,9 @@ from edgec.cli import main
 from edgec.contest import Rules, hold
 from edgec.errors import ToolMissing, UnsupportedModel, UsageError
 from edgec.onnx import import_model
-from edgec.peers_channels_last import groups, moved, reduced, reshaped
-from edgec.peers_feed import prepared
-from edgec.peers_tflite import tflite
+from edgec.peers.channels_last import groups, moved, reduced, reshaped
+from edgec.peers.feed import prepared
+from edgec.peers.tflite import tflite
 from edgec.verify import agreement
 from tests import tiny
 from tests.bundles import ROOT

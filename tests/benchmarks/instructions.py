@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 
 import edgec
-from edgec import peers, peers_litert, peers_ncnn
+from edgec import peers
 from edgec.bundle import Bundle
 from edgec.codegen import c_source, toolchain
 from edgec.errors import EdgecError, UnsupportedModel
-from edgec.peers_ncnn import OFF
+from edgec.peers import litert, ncnn
+from edgec.peers.ncnn import OFF
 from tests.benchmarks.models import find, table
 from tests.bundles import BOUND, feeds, write_inputs
 
@@ -163,11 +164,11 @@ def _fed(name: str, model: Path, shapes: Mapping[str, Sequence[int]], folder: Pa
     """The file that a peer reads."""
     if name == "litert":
         made = folder / "model.tflite"
-        made.write_bytes(peers_litert.convert(model, shapes)[1])
+        made.write_bytes(litert.convert(model, shapes)[1])
         return made
     if name == "ncnn":
-        made = peers_ncnn.convert(model, shapes, folder)[1]
-        if bad := peers_ncnn.unknown(made):
+        made = ncnn.convert(model, shapes, folder)[1]
+        if bad := ncnn.unknown(made):
             raise UnsupportedModel(f"no layer {', '.join(bad)}", bad)
         return made
     return model

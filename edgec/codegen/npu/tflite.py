@@ -1,6 +1,6 @@
 """A graph of `tfl` operators as the TFLite model that it is: one operator each, one tensor for each value.
 
-Regions of NPUs are of integers; of reals are whole models for LiteRT, with which edgec is compared (edgec/peers_tflite.py).
+Regions of NPUs are of integers; of reals are whole models for LiteRT, with which edgec is compared (edgec/peers/tflite.py).
 """
 
 from collections.abc import Callable, Mapping, Sequence

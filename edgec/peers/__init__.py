@@ -1,7 +1,7 @@
 """Other runtimes, to compare numbers and times with. None of them is needed by edgec, and none is installed by it.
 
 ONNX Runtime and OpenVINO read ONNX models. LiteRT and ncnn have formats of their own: what they are fed is made of the graph that the
-portable passes leave (edgec/peers_feed.py), and what cannot be said there is refused.
+portable passes leave (edgec/peers/feed.py), and what cannot be said there is refused.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,9 +9,9 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from edgec import peers_litert, peers_ncnn
 from edgec.errors import EdgecError, ToolMissing, UnsupportedModel, UsageError
-from edgec.peers_base import Array, Peer, Shapes
+from edgec.peers import litert, ncnn
+from edgec.peers.base import Array, Peer, Shapes
 
 _QUIET = 4  # of ONNX Runtime's log levels, the one that only tells of crashes
 
@@ -102,7 +102,7 @@ def _openvino(model: Path | bytes, threads: int, shapes: Shapes) -> Peer:
 
 
 PEERS: Mapping[str, Callable[[Path | bytes, int, Shapes], Peer]] = {
-    "onnxruntime": _onnxruntime, "openvino": _openvino, "litert": peers_litert.load, "ncnn": peers_ncnn.load}
+    "onnxruntime": _onnxruntime, "openvino": _openvino, "litert": litert.load, "ncnn": ncnn.load}
 CONVERTED = ("litert", "ncnn")
 """Peers that read no ONNX: what they compute has to be compared before it is timed."""
 _NEEDS = {"litert": ("ai_edge_litert", "flatbuffers"), "ncnn": ("ncnn", "pnnx")}

@@ -14,8 +14,8 @@ import numpy as np
 from edgec.errors import EdgecError, UnsupportedModel
 from edgec.ir.edit import attributes
 from edgec.ir.graph import Graph, Node
-from edgec.peers_base import Array, Peer, Shapes
-from edgec.peers_feed import prepared, ranges
+from edgec.peers.base import Array, Peer, Shapes
+from edgec.peers.feed import prepared, ranges
 
 OFF = ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage", "use_bf16_packed", "use_int8_inference",
        "use_vulkan_compute")

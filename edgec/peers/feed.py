@@ -14,7 +14,7 @@ from edgec.ir.evaluate import evaluate_node, is_pure
 from edgec.ir.graph import Graph, Node, Value
 from edgec.ir.types import Tensor
 from edgec.onnx import import_model
-from edgec.peers_base import Shapes
+from edgec.peers.base import Shapes
 from edgec.pipeline import Context, run_passes
 
 _LEFT = frozenset({"local-response-norm", "scale-behind-sum", "cast-behind-gather"})

@@ -1,4 +1,4 @@
-"""A graph of TFLite's operators in the making, images channels last: what edgec/peers_tflite.py writes into."""
+"""A graph of TFLite's operators in the making, images channels last: what edgec/peers/tflite.py writes into."""
 
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
@@ -9,7 +9,7 @@ import numpy as np
 from edgec.ir.edit import attributes
 from edgec.ir.graph import Array, Graph, Node, Value
 from edgec.ir.types import Tensor, dtype_name
-from edgec.peers_channels_last import Order, Placed, channels_last, moved, plain
+from edgec.peers.channels_last import Order, Placed, channels_last, moved, plain
 
 _TYPES = ("f32", "i32", "i64")
 _FUSING = {"Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Sub", "Mul", "Div", "MaxPool", "AveragePool"}

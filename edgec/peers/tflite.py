@@ -1,6 +1,6 @@
 """A float model in the operators of TFLite, channels last, for LiteRT: what edgec is compared with must be fed first.
 
-Nodes are those of `passes.catalog.PORTABLE`. Images keep their channels last from operator to operator (edgec/peers_channels_last.py),
+Nodes are those of `passes.catalog.PORTABLE`. Images keep their channels last from operator to operator (edgec/peers/channels_last.py),
 activations go into the operators before them, and pads that are neither SAME nor VALID are a Pad in front, which XNNPACK fuses into a
 convolution. Inputs and outputs keep names, shapes and order of the model.
 """
@@ -13,8 +13,8 @@ import numpy as np
 
 from edgec.errors import UnsupportedModel
 from edgec.ir.graph import Array, Graph, Node, Value
-from edgec.peers_channels_last import Order, channels_last, moved, plain, reduced, reshaped
-from edgec.peers_tflite_maker import ACTIVATIONS, IMAGE, SIX, Maker, NotInTflite, limits
+from edgec.peers.channels_last import Order, channels_last, moved, plain, reduced, reshaped
+from edgec.peers.tflite_maker import ACTIVATIONS, IMAGE, SIX, Maker, NotInTflite, limits
 
 _BINARY = {"Add": "Add", "Sub": "Sub", "Mul": "Mul", "Div": "Div", "Max": "Maximum", "Min": "Minimum", "Pow": "Pow"}
 _WITH_ACTIVATION = {"Add", "Sub", "Mul", "Div"}

@@ -7,9 +7,9 @@ from typing import Any
 
 from edgec.codegen.npu import tflite
 from edgec.ir.graph import Graph
-from edgec.peers_base import Array, Peer, Shapes
-from edgec.peers_feed import prepared
-from edgec.peers_tflite import tflite as in_words_of_tflite
+from edgec.peers.base import Array, Peer, Shapes
+from edgec.peers.feed import prepared
+from edgec.peers.tflite import tflite as in_words_of_tflite
 
 
 def convert(model: Path | bytes, shapes: Shapes) -> tuple[Graph, bytes]:
