@@ -9,8 +9,15 @@ from edgec.errors import BadInput
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name and rename it; BadInput when the place cannot be written."""
+    """Write a file under a temporary name and rename it; BadInput when the place cannot be written.
+
+    A pipe, a terminal or a device gets the bytes as they come: to rename a file over /dev/stdout would take it from everybody else.
+    """
     try:
+        path = path.resolve() if path.is_symlink() and path.is_file() else path
+        if path.exists() and not path.is_file() and not path.is_dir():
+            path.write_bytes(data)
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             temporary = Path(file.name)
