@@ -52,7 +52,7 @@ def test_split_models_compute_what_onnxruntime_does(name: str, options: dict[str
     made = edgec.build(str(source(name)), target=str(tmp_path / "fast.target"), output=tmp_path / "m.edgec", **options)
     facts, report = made.manifest["partition"], made.manifest["report"]
     assert [u["name"] for u in facts["units"] if u["groups"]] == ["cpu", "gpu"]
-    assert facts["predicted_us"] == pytest.approx(report["predicted_ms"] * 1e3, rel=0.05)
+    assert facts["predicted_us"] == pytest.approx(report["predicted_ms"] * 1e3, rel=0.1)     # layouts, and so copies, are chosen later
     assert {"cpu", "gpu", "copies"} == set(report["units_ms"])
     ran = [made.manifest["kernels"][s["kernel"]]["unit"] for s in made.manifest["steps"] if "kernel" in s]
     assert ran.count("gpu") >= kernels
