@@ -18,6 +18,7 @@ from edgec.ir.graph import Array, Graph, Node, Value
 from edgec.ir.types import Tensor, dtype_bits
 from edgec.isa import cpu_isa, devices
 from edgec.kernels.expr import ELEMENTWISE
+from edgec.machine import Target
 from edgec.pipeline import Context
 from passes.changes.costs import Costs
 
@@ -42,22 +43,21 @@ def run(graph: Graph, context: Context) -> Graph:
     """The graph with merged convolutions; without a target nothing is known of times, and nothing changes."""
     if context.target is None:
         return graph
-    return _Horizontal(graph, context).run()
+    return _Horizontal(graph, context, context.target).run()
 
 
 class _Horizontal:
-    def __init__(self, graph: Graph, context: Context) -> None:
+    def __init__(self, graph: Graph, context: Context, target: Target) -> None:
         self.graph, self.context, self.name = graph, context, Namer(graph)
-        self.costs = Costs(graph, cpu_isa(context.target)) if context.target is not None else None
-        self.others = devices(context.target) if context.target is not None else {}
+        self.costs, self.others = Costs(graph, cpu_isa(target)), devices(target)
         self.weights: dict[Value, Array] = {}
 
     def run(self) -> Graph:
-        instead = dict[Node, tuple[Node, ...]]()
+        instead, place = dict[Node, tuple[Node, ...]](), {n: i for i, n in enumerate(self.graph.nodes)}
         for towers in self._siblings():
             chosen, spare = self._best(towers)
             if chosen and self.context.may(NAME):
-                made, first = self._merged(chosen, spare), min(chosen, key=lambda t: self.place[t.nodes[0]]).nodes[0]
+                made, first = self._merged(chosen, spare), min(chosen, key=lambda t: place[t.nodes[0]]).nodes[0]
                 instead |= {n: () for t in chosen for n in t.nodes}
                 instead[first] = made
                 self.context.did(NAME, made[0])
@@ -65,7 +65,6 @@ class _Horizontal:
 
     def _siblings(self) -> Iterator[list[_Tower]]:
         """Convolutions that could be one, narrow ones first, each with what follows all of them alike."""
-        self.place = {n: i for i, n in enumerate(self.graph.nodes)}
         groups: dict[Any, list[_Tower]] = {}
         for node in self.graph.nodes:
             if self._merges(node) and node.attrs.get("group", 1) == 1:
@@ -108,24 +107,22 @@ class _Horizontal:
 
     def _best(self, towers: Sequence[_Tower]) -> tuple[list[_Tower], int]:
         """The narrowest towers, as many as save most, with what follows all of them, and channels to spare; none where nothing is saved."""
-        if self.costs is None:
-            return [], 0
         best, gain, isa = (list[_Tower](), 0), 0.0, self.costs.isa
         for count in range(2, len(towers) + 1):
             some = _alike(towers[:count])
             before = self.costs.of([n for t in some for n in t.nodes if n.op == "Conv"])
             fill = -sum(t.channels for t in some) % isa.lanes if isa.fact("optimize") != "size" else 0
             for spare in sorted({0, fill}):
-                after = self._cycles(self.costs, some, spare)
+                after = self._cycles(some, spare)
                 if after <= _GAIN * before and before - after > gain:
                     best, gain = (some, spare), before - after
         return best
 
-    def _cycles(self, costs: Costs, towers: Sequence[_Tower], spare: int) -> float:
+    def _cycles(self, towers: Sequence[_Tower], spare: int) -> float:
         """What towers take as one, with a copy of what the slices hold."""
-        made, isa = self._nodes(towers, spare, str)[0], costs.isa
+        made, isa = self._nodes(towers, spare, str)[0], self.costs.isa
         moved = sum(2 * prod(t.nodes[-1].output.dims) * dtype_bits(t.nodes[-1].output.tensor.dtype) // 8 for t in towers)
-        return costs.of([n for n in made if n.op == "Conv"]) + moved / (isa.l2_bytes_per_cycle or isa.dram_bytes_per_cycle)
+        return self.costs.of([n for n in made if n.op == "Conv"]) + moved / (isa.l2_bytes_per_cycle or isa.dram_bytes_per_cycle)
 
     def _merged(self, towers: Sequence[_Tower], spare: int) -> tuple[Node, ...]:
         """The nodes that stand for towers; each tower's last value is a slice."""

@@ -21,7 +21,7 @@ MAX_LINES = 450
 # A module imports from lower layers and from its own; the longest prefix of a name decides. `edgec.onnx_read` is a part of `edgec.onnx`.
 LAYERS = {
     "edgec.errors": 0, "edgec.access": 0,
-    "edgec.ir": 1,
+    "edgec.ir": 1, "edgec.integer_program": 1,
     "edgec.lang": 2, "edgec.onnx": 2, "edgec.schema": 2, "edgec.cost": 2, "edgec.isa": 2, "edgec.machine": 2, "edgec.target": 2,
     "edgec.partition": 2, "edgec.layouts": 2,
     "edgec.kernels": 3, "edgec.rules": 3,

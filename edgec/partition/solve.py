@@ -9,15 +9,11 @@ answer and cut off: one of the groups of a part that is too small must leave it,
 from collections.abc import Sequence
 from math import inf
 
-import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_array
-
 from edgec.errors import EdgecError
+from edgec.integer_program import IntegerProgram
 from edgec.partition.problem import HOST, Problem
 from edgec.partition.regions import edges, small_parts
 
-_INFEASIBLE = 2
 _ROUNDS = 500
 
 
@@ -25,7 +21,7 @@ def solve(problem: Problem) -> list[int] | None:
     """The unit of each group in an assignment of the least price; None when no assignment does what the units ask for."""
     program = _Program(problem)
     for _ in range(_ROUNDS):
-        on = program.solve()
+        on = program.units()
         small = small_parts(problem, on) if on is not None else []
         if on is None or not small:
             return on
@@ -34,52 +30,37 @@ def solve(problem: Problem) -> list[int] | None:
     raise EdgecError(f"the partition still had regions that are too small after {_ROUNDS} rounds")
 
 
-class _Program:
-    """Rows and columns as they are written down."""
-
+class _Program(IntegerProgram):
     def __init__(self, problem: Problem) -> None:
+        super().__init__("the partition was")
         self.problem = problem
-        self.cost: list[float] = []
-        self.whole: list[int] = []
-        self.entries: list[tuple[int, int, float]] = []
-        self.low: list[float] = []
-        self.high: list[float] = []
         self.near: list[list[int]] = [[] for _ in problem.costs]
         for a, b in edges(problem):
             self.near[a].append(b)
             self.near[b].append(a)
         hopeless = self._hopeless()
-        self.x = [{u: self._column(c, whole=1) for u, c in enumerate(row) if c < inf and (i, u) not in hopeless}
+        self.x = [{u: self.column(c, whole=True) for u, c in enumerate(row) if c < inf and (i, u) not in hopeless}
                   for i, row in enumerate(problem.costs)]
         for choices in self.x:
-            self._row(dict.fromkeys(choices.values(), 1.0), 1.0, 1.0)
+            self.row(dict.fromkeys(choices.values(), 1.0), 1.0, 1.0)
         for u in range(len(problem.units)):
             if u != HOST:
                 self._copies(u)
                 self._capacity(u)
 
-    def solve(self) -> list[int] | None:
+    def units(self) -> list[int] | None:
         """The unit of each group, None when there is no answer."""
         if not all(self.x):
             return None
-        if not self.x:
-            return []
-        rows, columns, values = zip(*self.entries, strict=True)
-        matrix = csr_array((values, (rows, columns)), shape=(len(self.low), len(self.cost)))
-        found = milp(np.array(self.cost), constraints=LinearConstraint(matrix, self.low, self.high), bounds=Bounds(0, 1),
-                     integrality=np.array(self.whole), options={"mip_rel_gap": 0})
-        if found.status == _INFEASIBLE:
-            return None
-        if found.x is None:
-            raise EdgecError(f"the partition was not solved: {found.message}")
-        return [max(choices, key=lambda u: found.x[choices[u]]) for choices in self.x]
+        found = self.solve() if self.x else ()
+        return None if found is None else [max(choices, key=lambda u: found[choices[u]]) for choices in self.x]
 
     def forbid(self, unit: int, part: Sequence[int]) -> None:
         """No connected part on a unit is this one: a group leaves it, or a neighbor joins."""
         near = dict.fromkeys(j for i in part for j in self.near[i] if j not in part)
         row = {self.x[i][unit]: -1.0 for i in part}
         row.update({self.x[i][unit]: 1.0 for i in near if unit in self.x[i]})
-        self._row(row, 1.0 - len(part), inf)
+        self.row(row, 1.0 - len(part), inf)
 
     def _hopeless(self) -> set[tuple[int, int]]:
         """Groups whose whole neighborhood on a unit is too small for it, and the unit."""
@@ -110,16 +91,16 @@ class _Program:
         if home is None and len(readers) == 1:
             self.cost[readers[0]] += cost
             return
-        y = self._column(cost)
+        y = self.column(cost, whole=False)
         for r in readers:
-            self._row({r: 1.0, y: -1.0, **({} if home is None else {home: -1.0})}, -inf, 0.0)
+            self.row({r: 1.0, y: -1.0, **({} if home is None else {home: -1.0})}, -inf, 0.0)
 
     def _copy_out(self, cost: float, home: int, readers: Sequence[int]) -> None:
         if not cost:
             return
-        y = self._column(cost)
+        y = self.column(cost, whole=False)
         for r in readers:
-            self._row({home: 1.0, r: -1.0, y: -1.0}, -inf, 0.0)
+            self.row({home: 1.0, r: -1.0, y: -1.0}, -inf, 0.0)
 
     def _capacity(self, u: int) -> None:
         """All weights on a unit fit its memory; one that several groups read counts once."""
@@ -131,19 +112,9 @@ class _Program:
             if len(readers) == 1:
                 row[readers[0]] = row.get(readers[0], 0.0) + stored.size
             elif readers:
-                there = self._column(0.0)
+                there = self.column(0.0, whole=False)
                 row[there] = stored.size
                 for r in readers:
-                    self._row({r: 1.0, there: -1.0}, -inf, 0.0)
+                    self.row({r: 1.0, there: -1.0}, -inf, 0.0)
         if row:
-            self._row(row, -inf, self.problem.units[u].capacity)
-
-    def _column(self, cost: float, whole: int = 0) -> int:
-        self.cost.append(cost)
-        self.whole.append(whole)
-        return len(self.cost) - 1
-
-    def _row(self, entries: dict[int, float], low: float, high: float) -> None:
-        self.entries += [(len(self.low), column, value) for column, value in entries.items()]
-        self.low.append(low)
-        self.high.append(high)
+            self.row(row, -inf, self.problem.units[u].capacity)

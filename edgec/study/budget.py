@@ -7,14 +7,15 @@ a smaller one, and for a larger one where there is room; what cannot be met is r
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
 
 from edgec import access
 from edgec.calibrate import Samples
 from edgec.errors import DoesNotFit, UsageError
+from edgec.integer_program import IntegerProgram
 from edgec.ir.evaluate import evaluate
 from edgec.ir.graph import Graph
 from edgec.pipeline import Context, run_passes
@@ -233,13 +234,15 @@ def select(rows: Sequence[Row], limits: Sequence[float]) -> Choice:
     able = [r for r in rows if all(n <= limit for n, limit in zip(r.noise, limits, strict=True))]
     if not able:
         return {}
-    once = np.array([[float(r.layer == layer) for r in able] for layer in dict.fromkeys(r.layer for r in able)])
-    bounded = [i for i, limit in enumerate(limits) if 0 < limit < float("inf")]
-    within = np.array([[r.noise[i] / limits[i] for r in able] for i in bounded]).reshape(len(bounded), len(able))
-    most = max(r.saved for r in able)
-    found = milp(-np.array([r.saved / most for r in able]), integrality=np.ones(len(able)), bounds=Bounds(0, 1),
-                 constraints=LinearConstraint(np.concatenate([once, within]), -np.inf, 1), options={"mip_rel_gap": 0})
-    return {r.layer: r.edit for r, x in zip(able, found.x, strict=True) if x > 0.5}  # noqa: PLR2004  a truth value
+    most, program = max(r.saved for r in able), IntegerProgram("the budget was")
+    columns = [program.column(-r.saved / most, whole=True) for r in able]
+    for layer in dict.fromkeys(r.layer for r in able):
+        program.row({c: 1.0 for c, r in zip(columns, able, strict=True) if r.layer == layer}, -inf, 1.0)
+    for i, limit in enumerate(limits):
+        if 0 < limit < inf:
+            program.row({c: r.noise[i] / limit for c, r in zip(columns, able, strict=True)}, -inf, 1.0)
+    found = program.solve()
+    return {} if found is None else {r.layer: r.edit for r, x in zip(able, found, strict=True) if x > 0.5}  # noqa: PLR2004  a truth value
 
 
 class _Search:

@@ -292,7 +292,7 @@ def _gelu(m: VectorMath, x: Vector, instr: Instr) -> Vector:
         cube = m.hold(m.hold(x * x) * x)
         return x * m.sigmoid(m.hold((cube * m.const(0.044715) + x) * m.const(2.0 * _SQRT_2_OVER_PI)))
     if m.dtype == "f32":
-        return gelu(x, m.lanes) if permutes() else m.gelu(x)
+        return gelu(m, x) if permutes() else m.gelu(x)
     return (m.erf(m.hold(x * m.const(_SQRT_HALF))) + m.const(1.0)) * (x * m.const(0.5))
 
 

@@ -10,11 +10,11 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
 from edgec.kernels.emit.core import Vector, const, hold, type_name, unit
+from edgec.kernels.emit.vectormath import MAGIC, VectorMath
 
 _ENTRIES = 16
 _STEP = 0.375                         # pieces are this wide and lie around its multiples
 _LAST = 5.5                           # the middle of the last piece's range: everything beyond is read there
-_ROUND = 12582912.0                   # 1.5 * 2**23: adding it rounds to an integer, in the low bits
 NORMAL_CDF = (                        # P(0 < X < t) of the normal distribution around k * _STEP: one row for each power of t - k * _STEP
     (0, 0.146169767, 0.27337265, 0.369705468, 0.43319279, 0.469603628, 0.487775534, 0.495667547, 0.498650104, 0.499630928, 0.499911577,
      0.499981463, 0.499996603, 0.499999464, 0.499999911, 0.5),
@@ -49,17 +49,15 @@ def _lookup(table: Sequence[float], index: Vector, lanes: int) -> Vector:
     return found if lanes == _ENTRIES else tirx.Shuffle([found], everywhere[:lanes])
 
 
-def gelu(x: Vector, lanes: int) -> Vector:
+def gelu(m: VectorMath, x: Vector) -> Vector:
     """Gelu of f32: x P(X < x) of the normal distribution is |x| P(0 < X < |x|) + x / 2, NaN of NaN and of -inf."""
-    half, step = hold(x * const(0.5, "f32", lanes), "f32", lanes), const(_STEP, "f32", lanes)
-    t = hold(T.call_llvm_pure_intrin(type_name("f32", lanes), "llvm.fabs", x), "f32", lanes)
-    last = const(_LAST, "f32", lanes)
-    near = hold(tirx.Select(tirx.GT(t, last), last, t), "f32", lanes)
-    rounded = hold(near * const(1.0 / _STEP, "f32", lanes) + const(_ROUND, "f32", lanes), "f32", lanes)
-    index = hold(T.reinterpret(type_name("i32", lanes), rounded), "i32", lanes)
-    d = hold(near - hold(rounded - const(_ROUND, "f32", lanes), "f32", lanes) * step, "f32", lanes)
+    half, t = m.hold(x * m.const(0.5)), m.hold(m.abs(x))
+    near = m.at_most(t, _LAST)
+    rounded = m.hold(near * m.const(1.0 / _STEP) + m.const(MAGIC))
+    index = hold(T.reinterpret(type_name("i32", m.lanes), rounded), "i32", m.lanes)
+    d = m.hold(near - m.hold(rounded - m.const(MAGIC)) * m.const(_STEP))
     value = None
     for row in reversed(NORMAL_CDF):
-        entry = hold(_lookup(row, index, lanes), "f32", lanes)
-        value = entry if value is None else hold(value * d + entry, "f32", lanes)
+        entry = m.hold(_lookup(row, index, m.lanes))
+        value = entry if value is None else m.hold(value * d + entry)
     return t * value + half
