@@ -83,7 +83,7 @@ def _nearest(said: Mapping[str, Said], architecture: str, processors: list[dict[
     fitting = [(len(detect), len(t.requires), t) for detect, t in alike if set(detect) <= lines and set(t.requires) <= features]
     if fitting:
         return max(fitting, key=lambda f: f[:2])[2]
-    least = min((t for _, t in alike), key=lambda t: len(t.requires))
+    least = min((t for _, t in alike), key=lambda t: (len(t.requires), len(t.parents)))
     missing = ", ".join(f for f in least.requires if f not in features)
     raise UsageError(f"this machine lacks {missing}, so it cannot run code for {least.name}, the least that edgec builds for; "
                      "name another target with --target")

@@ -295,7 +295,7 @@ def detected(tmp_path: Path, cpuinfo: str, machine: str, system: dict[str, str] 
 @pytest.mark.parametrize(("vendor", "family", "flags", "parent"), [
     ("AuthenticAMD", "26", ALL_X86, "zen5"),
     ("AuthenticAMD", "25", ALL_X86, "zen4"),
-    ("AuthenticAMD", "25", " ".join(known()["x86-64-v3"].requires), "x86-64-v3"),
+    ("AuthenticAMD", "25", " ".join(known()["x86-64-v3"].requires), "zen3"),
     ("AuthenticAMD", "26", ALL_X86.replace("gfni", ""), "x86-64-v4"),
     ("GenuineIntel", "6", ALL_X86, "x86-64-v4"),
     ("GenuineIntel", "6", ALL_X86.replace("avx512bw", ""), "x86-64-v3"),
