@@ -46,7 +46,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Contest:
-    """What was measured: the times of each contestant, and the largest error of each peer against the first bundle.
+    """What was measured: the times of each contestant, and the largest error of each other bundle and each peer against the first bundle.
 
     `refused` says of peers that take no part why; `checked` by how much a peer that is fed with something else than the model's file is
     off what ONNX Runtime computes.
@@ -54,6 +54,7 @@ class Contest:
 
     times: Mapping[str, Times]
     errors: Mapping[str, float | None]
+    bundles: Sequence[str]
     peers: Mapping[str, peers.Peer]
     emulator: str
     cores: Sequence[int]
@@ -68,6 +69,13 @@ class Contest:
             facts |= {"made_with": dict(self.peers[peer].parts), "checked": dict(self.checked[peer])}
         if ours + FROM_C in self.times:
             facts["from_c"] = {**self._against(ours + FROM_C, peer + FROM_C), "fed": "arrays bound once"}
+        return facts
+
+    def beside(self, ours: str, other: str) -> dict[str, Any]:
+        """The same of another bundle."""
+        facts = {**self._against(ours, other), "error": self.errors.get(other)}
+        if ours + FROM_C in self.times:
+            facts["from_c"] = self._against(ours + FROM_C, other + FROM_C)
         return facts
 
     def _against(self, ours: str, theirs: str) -> dict[str, Any]:
@@ -97,6 +105,7 @@ class Contest:
         return {"model": manifest["name"], "target": manifest["target"]["name"], "cores": list(self.cores),
                 "emulator": self.emulator or None, "block_ms": BLOCK_SECONDS * 1e3, **self.times[name].summary(),
                 **({"from_c": loop.summary()} if loop is not None else {}), "predicted_ms": manifest["report"]["predicted_ms"],
+                "bundles": {b: self.beside(name, b) for b in self.bundles if b != name},
                 "peers": {p: self.against(name, p) for p in self.peers}, "refused": dict(self.refused), "best": self.best(name)}
 
 
@@ -107,8 +116,9 @@ def _ratio(facts: Mapping[str, Any]) -> dict[str, Any]:
 def hold(bundles: Mapping[str, Bundle], model: Path | None, names: Sequence[str], rules: Rules) -> Contest:
     """Let bundles of one model, by name, and the runtimes named take turns, on as many of this machine's processors as there are threads.
 
-    Each turn lasts 20 ms or one run, and its first run is not counted. Errors are those of loading and running the bundles and the peers;
-    a peer that has no operator for something, or computes something else, is left out, and UnsupportedModel is raised when none is left.
+    Bundles take the same inputs. Each turn lasts 20 ms or one run, and its first run is not counted. Errors are those of loading and
+    running the bundles and the peers; a peer that has no operator for something, or computes something else, is left out, and
+    UnsupportedModel is raised when none is left.
     """
     with pinned(rules.threads) as cores:
         sessions = {name: b.load(threads=rules.threads) for name, b in bundles.items()}
@@ -118,11 +128,13 @@ def hold(bundles: Mapping[str, Bundle], model: Path | None, names: Sequence[str]
         whole = onnx_model(bundle, model) if model is not None else b""
         loaded, refused = _load(names if model is not None else (), whole, rules.threads, shapes)
         feeds = [draw(first.inputs, abs(rules.seed) + i, bundle.manifest.get("input_ranges", {})) for i in range(2)]
-        given, errors, checked = feeds, dict[str, float | None](), dict[str, Mapping[str, Any]]()
+        given, checked = feeds, dict[str, Mapping[str, Any]]()
+        ours = [first.run(f) for f in feeds]
+        errors = {name: _error(ours, [s.run(f) for f in feeds]) for name, s in sessions.items() if s is not first}
         if loaded:
             interface = recorded(bundle.manifest)
             given = [dict(interface.prepare(f, ports)) for f in feeds]  # outside of what is timed
-            errors = {p.name: _error([first.run(f) for f in feeds], [interface.deliver(p.run(f)) for f in given]) for p in loaded.values()}
+            errors |= {p.name: _error(ours, [interface.deliver(p.run(f)) for f in given]) for p in loaded.values()}
             checked, wrong = _check(loaded, given, whole, shapes, errors)
             refused |= wrong
             loaded = {n: p for n, p in loaded.items() if n not in wrong}
@@ -137,7 +149,7 @@ def hold(bundles: Mapping[str, Bundle], model: Path | None, names: Sequence[str]
                      settle=_SETTLE if rules.threads > 1 else 0.0)
     for name, (runs, _) in loops.items():
         times[name + FROM_C] = Times([[t / runs for t in block] for block in times[name + FROM_C].blocks])
-    return Contest(times, errors, loaded, first.emulator, cores, refused, checked)
+    return Contest(times, errors, tuple(bundles), loaded, first.emulator, cores, refused, checked)
 
 
 def _load(names: Sequence[str], model: Path | bytes, threads: int, shapes: peers.Shapes) -> tuple[dict[str, peers.Peer], dict[str, str]]:

@@ -263,7 +263,7 @@ def test_bench_measures_a_model_against_a_peer(run: Any, tmp_path: Path) -> None
     assert len(facts["cores"]) == facts["threads"] == 1
     assert os.sched_getaffinity(0) == before
     assert not list(tmp_path.iterdir())
-    assert "edgec / peer" in run("bench", "@/tiny.edgec", "--vs", "onnxruntime", "--model", "@/tiny.onnx", "--iters", "5").out
+    assert "edgec / other" in run("bench", "@/tiny.edgec", "--vs", "onnxruntime", "--model", "@/tiny.onnx", "--iters", "5").out
 
 
 def test_inspect_a_bundle(run: Any) -> None:

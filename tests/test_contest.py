@@ -123,6 +123,28 @@ def test_bench_from_c_with_a_plot(bundle: Any, model: Path, tmp_path: Path, caps
     assert "onnxruntime bound" in capsys.readouterr().out
 
 
+def test_bench_beside_another_bundle(bundle: Any, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "other.edgec"
+    edgec.build(model, target="host", output=other, exact=True)
+    assert main(["bench", str(bundle.path), "--vs", str(other), "--from-c", "--iters", "3", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)["bundles"][str(other)]
+    assert facts["interval"][0] <= facts["ratio"] <= facts["interval"][1]
+    assert facts["error"] < 1e-4
+    assert facts["from_c"]["ms"] > 0
+    assert main(["bench", str(bundle.path), "--vs", str(other), "--from-c", "--iters", "3"]) == 0
+    assert f"{other} from C" in capsys.readouterr().out
+
+
+def test_bench_refuses_a_bundle_of_another_model(bundle: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = tiny.of([helper.make_node("Relu", ["z"], ["y"])], {"z": [2]}, {"y": [2]}, {})
+    edgec.build(tiny.save(made, tmp_path / "other.onnx"), target="host", output=tmp_path / "other.edgec")
+    assert main(["bench", str(bundle.path), "--vs", str(tmp_path / "other.edgec")]) == 2
+    assert "has other inputs than the bundle that it is compared with: z: f32[2] beside" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main(["bench", str(bundle.path), "--vs", str(tmp_path / "empty")]) == 3
+    assert "without a manifest.json" in capsys.readouterr().err
+
+
 def test_a_chart_puts_values_where_they_belong() -> None:
     picture = ET.fromstring(lines("a < b", {"x": [1.0, 2.0], "y": [5.0, 0.0]}))  # noqa: S314 - our own text
     texts = [line.attrib["points"] for line in picture.iter() if "points" in line.attrib]
