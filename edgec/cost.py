@@ -33,6 +33,7 @@ _WAITING = 0.02         # of a kernel's cycles, what its weights must take from 
 _PIECE = 0.003          # each further kind of tile is code of its own, fitted
 _LOADED_ONCE = 5        # registers into which LLVM loads inputs ahead where each is used once: on AVX2, 10x1 and wider tiles spilled
 _NO_OPERAND = 16        # with so few registers, a multiplication has no operand that is broadcast from memory: AVX2 and older
+_ALONE = 1.15           # there, a single vector of weights: each input is loaded for one multiplication; measured on Zen 3
 _OTHERS, _ALIKE = 8, 2  # tiles that are remembered beside the best one, for those who measure; of one number of vectors
 _IN_A_ROW, _ROW = 4, 2  # vectors that a core in order waits for at once; more cost as much as two others, by llvm-mca for Cortex-A53
 _AHEAD = 3              # registers into which LLVM loads what comes next, in the lane form: with fewer, all 16 tiles tried spilled;
@@ -86,6 +87,8 @@ def tile_cycles(isa: Isa, tw: int, nb: int, k: int, *, lane: bool = False, store
     cycles = max(together, moving, float(isa.fma_latency), (accumulators + loads) / width if width else 0.0)
     if accumulators < 1.5 * hidden and not waiting:
         cycles *= _FEW
+    if nb == 1 and isa.lanes > 1 and isa.registers <= _NO_OPERAND:
+        cycles *= _ALONE
     if not fits(isa, tw, nb, lane=lane):
         cycles *= _SPILL
     cycles += _LOAD * loads / isa.load_ports

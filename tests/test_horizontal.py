@@ -61,7 +61,7 @@ def test_random_heads_mean_what_they_meant() -> None:
     for seed in range(60):
         before = heads(seed)
         after, context = merged(before)
-        check_meaning(before, after, 1e-5)
+        check_meaning(before, after)
         assert [v.name for v in after.outputs] == [v.name for v in before.outputs]
         merges += len(context.trace)
     assert merges > 30

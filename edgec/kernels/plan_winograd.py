@@ -1,8 +1,9 @@
 """When a convolution becomes one by Winograd's method, and with which tiles."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
-from edgec.cost import choose_tile, memory_cycles
+from edgec.cost import ahead, choose_tile, memory_cycles
 from edgec.ir.layout import Axis
 from edgec.ir.types import dtype_bits
 from edgec.isa import Isa
@@ -11,14 +12,15 @@ from edgec.kernels.image import Images
 from edgec.kernels.plan_contract import convolution as direct
 from edgec.kernels.region import Region
 from edgec.kernels.taps import Geometry
-from edgec.kernels.winograd import TAPS, FiltersPlan, WinogradPlan, scratch_elements
+from edgec.kernels.winograd import TAPS, UNROLL, FiltersPlan, WinogradPlan, scratch_elements
 
 _RUNS = 8               # runs of blocks, each with scratch memory of its own, that are offered to threads
 _RUN_MACS = 2_000_000   # multiply-accumulates below which a run is not worth its memory
 _GAIN = 0.9             # of the time of the direct form, below which the transformed one is worth its rounding
 _LEAST = 16             # channels below which the transforms cost more than the products save
-_SHARE, _SHARE_IN_ORDER = 0.5, 0.6  # of the second level, what a block may take: a core in order waits for filters that come once more
-_MOST_TILES = 64        # tiles of a block: more do not make the stream of filters any cheaper
+_MOST_TILES, _LEAST_TILES, _FINER = 64, 8, 1.4      # tiles of a block that are weighed, and how many times as many as the next fewer
+_HIDDEN = 0.3           # of the cycles in which transformed inputs come from beyond the second level, how many count; measured on Zen 3
+_MEMORY = 1.02          # of the time, what blocks with less scratch memory may cost
 _STORED = ("f32", "f16", "bf16")
 _SUMS = {2: (8, 6), 4: (14, 12)}    # operations of the transforms along one axis: of inputs, of products
 
@@ -71,34 +73,67 @@ def _contiguous(axis: Axis, lanes: int) -> bool:
 def _plan(
     region: Region, isa: Isa, images: Images, m: int, pads: tuple[int, int], wish: tuple[int, int] | None,
 ) -> Planned:
-    x, y, side = images.x, images.y, m + TAPS - 1
-    (count, ic, *_), oc = x.shape, y.axes[1].extent
+    x, y = images.x, images.y
+    (count, ic, *_), oc, side = x.shape, y.axes[1].extent, m + TAPS - 1
     total = count * -(-y.axes[2].extent // m) * -(-y.axes[3].extent // m)
-    share = _SHARE_IN_ORDER if isa.in_order else _SHARE
-    room = max(4, int((isa.l2_bytes or 8 * isa.l1_bytes) * share) // (side * side * ic * 4))
-    blocks = -(-total // min(room, _MOST_TILES))
-    tiles = -(-total // blocks)
-    lanes = vectors(oc, isa.lanes)
-    tile = choose_tile(isa, lanes, tiles, ic, rows=side * side, lane=isa.broadcast == "lane" and ic % isa.lanes == 0,
-                       strided=isa.in_order,                           # where LLVM loads so much ahead that 5x4 spills here, too
-                       wish=wish)
-    widths = tuple(lanes[i:i + tile.nb] for i in range(0, len(lanes), tile.nb))
     macs = y.axes[0].extent * oc * y.axes[2].extent * y.axes[3].extent * ic * TAPS * TAPS
-    runs = chunks(blocks, min(_RUNS, max(1, macs // _RUN_MACS)))
-    parts = min(len(widths), 2) if runs == 1 and macs >= _RUN_MACS else 1
-    filters = side * side * ic * oc
+    filters, lanes = side * side * ic * oc, vectors(oc, isa.lanes)
+
+    def of(blocks: int) -> WinogradPlan:
+        """The plan with so many blocks."""
+        tiles = -(-total // blocks)
+        tile = choose_tile(isa, lanes, tiles, ic, rows=side * side, lane=isa.broadcast == "lane" and ic % isa.lanes == 0,
+                           strided=isa.in_order,                       # where LLVM loads so much ahead that 5x4 spills here, too
+                           wish=wish)
+        widths = tuple(lanes[i:i + tile.nb] for i in range(0, len(lanes), tile.nb))
+        runs = chunks(blocks, min(_RUNS, max(1, macs // _RUN_MACS)))
+        parts = min(len(widths), 2) if runs == 1 and macs >= _RUN_MACS else 1
+        plan = WinogradPlan(isa, (), runs * parts, x=x, y=y, m=m, pads=pads, widths=widths, tiles=tiles, columns=min(tile.tw, tiles),
+                            runs=runs, parts=parts, bias=images.bias, epilogue=images.epilogue(region), macs=macs, passes=blocks,
+                            others=tile.others)
+        return replace(plan, computing=_cycles(plan, total, blocks * tile.cycles), ahead=_lines(plan, blocks * tile.cycles, filters * 4))
+
+    plans = [of(blocks) for blocks in _blocks(total)]
+    least = min(p.computing for p in plans)
+    plan = min((p for p in plans if p.computing <= _MEMORY * least), key=lambda p: p.tiles)
     args = list(images.args(region))
     args[1] = Arg("prepared", "f32", filters)
-    args.append(Arg("scratch", "f32", scratch_elements(side, tiles, ic, max(map(sum, widths)))))
-    streamed = (blocks - 1) * memory_cycles(isa, filters * 4, filters * 4)      # again: the first time counts as that of all weights
-    transforms = parts * _transform(isa, side, m, ic) + _transform(isa, side, m, oc, back=True)
-    computing = max(blocks * tile.cycles, streamed) + total * transforms
+    args.append(Arg("scratch", "f32", scratch_elements(plan)))
     stored = Arg("weight", images.inputs[1].tensor.dtype, ic * oc * TAPS * TAPS)
-    prepare = FiltersPlan(isa, (stored, Arg("output", "f32", filters)), len(widths), m=m, channels=ic, widths=widths)
-    plan = WinogradPlan(isa, tuple(args), runs * parts, x=x, y=y, m=m, pads=pads, widths=widths, tiles=tiles,
-                        columns=min(tile.tw, tiles), runs=runs, parts=parts, bias=images.bias, epilogue=images.epilogue(region),
-                        macs=macs, bytes=traffic(args), computing=computing, passes=blocks, others=tile.others)
-    return Planned(replace(plan, prepare=((1, prepare),)), (*images.inputs, *region.operands))
+    prepare = FiltersPlan(isa, (stored, Arg("output", "f32", filters)), len(plan.widths), m=m, channels=ic, widths=plan.widths)
+    return Planned(replace(plan, args=tuple(args), bytes=traffic(args), prepare=((1, prepare),)), (*images.inputs, *region.operands))
+
+
+def _blocks(total: int) -> Iterable[int]:
+    """Numbers of blocks that are weighed."""
+    found, tiles = list[int](), float(min(total, _MOST_TILES))
+    while tiles >= min(total, _LEAST_TILES):
+        found.append(-(-total // int(tiles)))
+        tiles /= _FINER
+    return dict.fromkeys(found)
+
+
+def _lines(plan: WinogradPlan, products: float, filters: int) -> int:
+    """How many lines of filters are asked for in a body of the innermost loop, so that those of the next element are there in time."""
+    if plan.isa.broadcast == "lane" or not ahead(plan.isa, filters, products):
+        return 0
+    return -(-sum(plan.widths[0]) * 4 * UNROLL // (plan.isa.line_bytes * -(-plan.tiles // plan.columns)))
+
+
+def _cycles(plan: WinogradPlan, total: int, products: float) -> float:
+    """The cycles of all products, of what moves meanwhile as far as they wait for it, and of the transforms of `total` tiles.
+
+    Filters come once more for each block but the first (the first time counts as that of all weights), and transformed inputs for each
+    vector group but the first.
+    """
+    isa, m, elements = plan.isa, plan.m, 4 * plan.side * plan.side
+    oc = plan.y.axes[1].extent
+    filters, inputs = elements * plan.channels * oc, 4 * scratch_elements(plan)
+    again = (plan.blocks - 1) * memory_cycles(isa, filters, filters + inputs)
+    if inputs > isa.l2_bytes > 0:
+        again += _HIDDEN * plan.blocks * (len(plan.widths) - 1) * memory_cycles(isa, inputs, inputs + filters)
+    transforms = plan.parts * _transform(isa, plan.side, m, plan.channels) + _transform(isa, plan.side, m, oc, back=True)
+    return products + again + total * transforms
 
 
 def _transform(isa: Isa, side: int, m: int, channels: int, *, back: bool = False) -> float:

@@ -17,6 +17,8 @@ from edgec.kernels.base import Epilogue, KernelPlan
 from edgec.kernels.choice import Choice
 
 TAPS = 3
+UNROLL = 4              # channels in a body of the innermost loop
+_LINE = 16              # elements of a cache line
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,10 @@ class WinogradPlan(KernelPlan):
     `x`, `y`: views [n, c, h, w]. `m`: outputs of a tile along each axis. `pads`: above and to the left. `widths`: the vector groups of the
     output channels. `tiles` neighboring tiles, of all images in a row, are transformed together: a block; `columns` of them make a register
     tile of the products. A task is one of `runs` equal runs of blocks, and one of `parts` equal parts of the vector groups.
+
+    Transformed inputs lie as [element of the tile][vector of channels][tile][lane], so that both the transform of one vector of all tiles
+    and the products of some tiles go through memory in order. `ahead`: lines of the filters that come next which are asked for in each
+    `UNROLL` channels, 0 where nothing is asked for.
     """
 
     x: View
@@ -39,6 +45,7 @@ class WinogradPlan(KernelPlan):
     parts: int
     bias: bool
     epilogue: Epilogue
+    ahead: int = 0
 
     kind = "winograd"
 
@@ -78,6 +85,11 @@ class WinogradPlan(KernelPlan):
         """Output channels of the largest vector group."""
         return max(map(sum, self.widths))
 
+    @property
+    def strides(self) -> tuple[int, int]:
+        """From element to element in scratch memory: of transformed inputs, and of the products of a vector group."""
+        return apart(self.tiles * self.channels), apart(self.tiles * self.largest)
+
 
 @dataclass(frozen=True)
 class FiltersPlan(KernelPlan):
@@ -105,6 +117,11 @@ def pack(plan: FiltersPlan, weight: Array) -> Array:
     return np.ascontiguousarray(np.concatenate(groups))
 
 
-def scratch_elements(side: int, tiles: int, channels: int, largest: int) -> int:
+def apart(elements: int) -> int:
+    """So many elements or a few more: an odd number of cache lines, so that what lies so far apart does not meet in one set of a cache."""
+    return (-(-elements // _LINE) | 1) * _LINE
+
+
+def scratch_elements(plan: WinogradPlan) -> int:
     """What a task needs: transformed inputs of a block, products of a block for one vector group, one tile at an edge."""
-    return side * side * (tiles * (channels + largest) + channels)
+    return plan.side * plan.side * (sum(plan.strides) + plan.channels)

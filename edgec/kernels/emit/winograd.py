@@ -11,9 +11,8 @@ from edgec.kernels.base import vectors
 from edgec.kernels.emit import tiles
 from edgec.kernels.emit.core import Accumulators, Index, Kernel, Vector, address, along, const, function, hold, lane, loop, when
 from edgec.kernels.emit.elementwise import epilogue
-from edgec.kernels.winograd import WinogradPlan
+from edgec.kernels.winograd import UNROLL, WinogradPlan
 
-_UNROLL = 4
 _BODY = 192             # multiplications by a lane that the innermost loop may hold
 _IMAGE, _FILTERS, _BIAS = 0, 1, 2
 
@@ -54,8 +53,8 @@ class _Task:
         self.output, self.scratch = len(plan.args) - 2, len(plan.args) - 1
         cells = plan.side * plan.side
         self.transformed = task * plan.args[-1].elements
-        self.products = self.transformed + cells * plan.tiles * plan.channels
-        self.edge = self.products + cells * plan.tiles * plan.largest
+        self.products = self.transformed + cells * plan.strides[0]
+        self.edge = self.products + cells * plan.strides[1]
         self.lanes = kernel.isa.lanes
 
     def run(self) -> None:
@@ -66,7 +65,7 @@ class _Task:
 
     def block(self, b: Index) -> None:
         plan = self.plan
-        loop(0, plan.tiles, lambda t: self.transform(b, t))
+        self.transform(b)
         each = -(-len(plan.widths) // plan.parts)
         low = self.part * each
         high = low + each if plan.parts * each == len(plan.widths) else T.bind(T.min(low + each, len(plan.widths)))
@@ -84,37 +83,49 @@ class _Task:
 
     # Inputs
 
-    def transform(self, b: Index, t: Index) -> None:
-        """The transformed inputs of one tile. Tiles at an edge are first copied to where zeros surround them."""
+    def transform(self, b: Index) -> None:
+        """The transformed inputs of a block: first those of tiles at an edge, which are copied to where zeros surround them.
+
+        Of the others, one vector of channels of all tiles comes after the other: neighbors share what they read, and few lines are open.
+        """
         plan, side = self.plan, self.plan.side
-        n, y, x = self.place(b, t)
-        y, x = y - plan.pads[0], x - plan.pads[1]
         height, width = (a.extent for a in plan.x.axes[2:])
-        at_edge = tirx.any(tirx.LT(y, 0), tirx.LT(x, 0), tirx.GT(y, height - side), tirx.GT(x, width - side))
         rows, columns = (a.stride for a in plan.x.axes[2:])
-        channels = plan.x.axes[1]
+        begins = T.alloc_buffer((plan.tiles,), "int32")                # where the inputs of a tile begin, -1 of one at an edge
 
-        def inside() -> None:
-            base = address(plan.x, [n, 0, 0, 0]) + y * rows + x * columns
-            self.vectors(lambda c, w: self.tile(t, c, w, lambda i, j: self.k.load(
-                _IMAGE, base + along(channels, c) + i * rows + j * columns, w)))
-
-        def padded() -> None:
-            for i in range(side):
-                for j in range(side):
-                    self.vectors(partial(self.copy, n, y + i, x + j, self.edge + (i * side + j) * plan.channels))
-            self.vectors(lambda c, w: self.tile(t, c, w, lambda i, j: self.k.load(
-                self.scratch, self.edge + (i * side + j) * plan.channels + c, w)))
-
-        fits = height >= side and width >= side
-        if fits:
-            with T.If(at_edge):
+        def look(t: Index) -> None:
+            n, y, x = self.place(b, t)
+            y, x = y - plan.pads[0], x - plan.pads[1]
+            if height < side or width < side:
+                self.padded(t, (n, y, x))
+                return
+            with T.If(tirx.any(tirx.LT(y, 0), tirx.LT(x, 0), tirx.GT(y, height - side), tirx.GT(x, width - side))):
                 with T.Then():
-                    padded()
+                    T.buffer_store(begins, -1, [t])
+                    self.padded(t, (n, y, x))
                 with T.Else():
-                    inside()
-        else:
-            padded()
+                    T.buffer_store(begins, address(plan.x, [n, 0, 0, 0]) + y * rows + x * columns, [t])
+
+        def inside(c: Index, lanes: int) -> None:
+            def tile(t: Index) -> None:
+                begin = T.bind(begins[t])
+                when(tirx.GE(begin, 0), lambda: self.tile(t, c, lanes, lambda i, j: self.k.load(
+                    _IMAGE, begin + along(plan.x.axes[1], c) + i * rows + j * columns, lanes)))
+
+            loop(0, plan.tiles, tile)
+
+        loop(0, plan.tiles, look)
+        if height >= side and width >= side:
+            self.vectors(inside)
+
+    def padded(self, t: Index, at: tuple[Index, Index, Index]) -> None:
+        """The transformed inputs of a tile at an edge, whose first input is at (image, row, column)."""
+        side, (n, y, x) = self.plan.side, at
+        for i in range(side):
+            for j in range(side):
+                self.vectors(partial(self.copy, n, y + i, x + j, self.edge + (i * side + j) * self.plan.channels))
+        self.vectors(lambda c, w: self.tile(t, c, w, lambda i, j: self.k.load(
+            self.scratch, self.edge + (i * side + j) * self.plan.channels + c, w)))
 
     def copy(self, n: Index, y: Index, x: Index, target: Index, c: Index, lanes: int) -> None:
         """Channels of one input, or zeros outside of the image."""
@@ -144,7 +155,7 @@ class _Task:
                 half.set(i, j, value)
         for i in range(side):
             for j, value in enumerate(of_inputs(plan.m, [half.get(i, j) for j in range(side)], lanes)):
-                at = self.transformed + ((i * side + j) * plan.tiles + t) * plan.channels + c
+                at = self.transformed + (i * side + j) * plan.strides[0] + c * plan.tiles + t * lanes
                 self.k.store(self.scratch, value, at, lanes)
 
     # Products
@@ -169,7 +180,7 @@ class _Task:
 
     def product(self, e: Index, start: Index, columns: int, widths: tuple[int, ...], first: Index) -> None:
         """One register tile: `columns` tiles from `start`, at element e, over all input channels."""
-        plan, size = self.plan, sum(widths)
+        plan, size, line = self.plan, sum(widths), self.k.isa.line_bytes // 4
         places = [0, *accumulate(widths)][:-1]
         cells = plan.side * plan.side
         acc = Accumulators(widths, columns)
@@ -177,43 +188,69 @@ class _Task:
             for j, w in enumerate(widths):
                 acc.set(i, j, const(0.0, "f32", w))
         filters = first * (cells * plan.channels) + e * (plan.channels * size)
-        pixels = [self.transformed + (e * plan.tiles + start + i) * plan.channels for i in range(columns)]
-        self.chain(acc, widths, pixels, lambda c: [T.bind(self.k.load(_FILTERS, filters + c * size + at, w))
-                                                   for at, w in zip(places, widths, strict=True)])
+        asked = filters + plan.channels * size + tirx.truncdiv(start, plan.columns) * (plan.channels // UNROLL * plan.ahead * line)
+
+        def load(c: Index) -> list[Vector]:
+            return [T.bind(self.k.load(_FILTERS, filters + c * size + at, w)) for at, w in zip(places, widths, strict=True)]
+
+        def ask(q: Index) -> None:
+            for i in range(plan.ahead):
+                self.k.prefetch(_FILTERS, asked + (q * plan.ahead + i) * line)
+
+        self.chain(acc, widths, (self.transformed + e * plan.strides[0], start, columns), (load, ask))
         for i in range(columns):
             for j, w in enumerate(widths):
-                self.k.store(self.scratch, acc.get(i, j), self.products + (e * plan.tiles + start + i) * plan.largest + places[j], w)
+                at = self.products + e * plan.strides[1] + (start + i) * plan.largest + places[j]
+                self.k.store(self.scratch, acc.get(i, j), at, w)
 
-    def chain(self, acc: Accumulators, widths: Sequence[int], pixels: Sequence[Index], filters: Callable[[Index], list[Vector]]) -> None:
-        """Add the products of all channels: of the elements that begin at `pixels`, and of the vectors that `filters` loads."""
-        channels, lanes = self.plan.channels, self.lanes
+    def chain(self, acc: Accumulators, widths: Sequence[int], inputs: tuple[Index, Index, int],
+              filters: tuple[Callable[[Index], list[Vector]], Callable[[Index], None]]) -> None:
+        """Add the products of all channels.
+
+        `inputs`: where those of an element begin, the first tile, and how many tiles there are. `filters`: what loads the vectors of a
+        channel, and what asks for more, with the number of a body of the loop.
+        """
+        channels, lanes, (element, start, columns), (load, ask) = self.plan.channels, self.lanes, inputs, filters
 
         def add(loaded: Sequence[Vector], pixel: Callable[[int, int], Vector]) -> None:
-            for i in range(len(pixels)):
+            for i in range(columns):
                 for j, w in enumerate(widths):
                     acc.set(i, j, acc.get(i, j) + pixel(i, w) * loaded[j])
 
-        def by_broadcast(first: Index, count: int) -> None:
+        def pixels(c: Index, wide: int) -> list[Index]:
+            """Where the vector of `wide` channels from c on lies, of each tile."""
+            return [element + c * self.plan.tiles + (start + i) * wide for i in range(columns)]
+
+        def by_broadcast(first: Index, begin: Index, count: int, wide: int) -> None:
+            """Channels `begin` and following of the vector that begins with `first`."""
+            at = pixels(first, wide)
             for u in range(count):
-                add(filters(first + u), lambda i, w, u=u: self.k.splat(self.scratch, pixels[i] + first + u, w))  # type: ignore[misc]
+                add(load(first + begin + u), lambda i, w, u=u: self.k.splat(self.scratch, at[i] + begin + u, w))  # type: ignore[misc]
 
         def by_lane(first: Index, count: int) -> None:
-            together = tiles.steps_at_once(self.k.isa, len(pixels), len(widths))
+            together = tiles.steps_at_once(self.k.isa, columns, len(widths))
             for part in range(0, count, lanes):
-                held = [T.bind(self.k.load(self.scratch, p + first + part, lanes)) for p in pixels]
+                held = [T.bind(self.k.load(self.scratch, p, lanes)) for p in pixels(first + part, lanes)]
                 for u in range(0, lanes, together):
-                    for v, loaded in enumerate([filters(first + part + u + v) for v in range(together)]):
+                    for v, loaded in enumerate([load(first + part + u + v) for v in range(together)]):
                         add(loaded, lambda i, w, held=held, at=u + v: lane(held[i], at, w))  # type: ignore[misc]
 
+        whole = channels // lanes * lanes
         if self.k.isa.broadcast != "lane":
-            loop(0, channels // _UNROLL, lambda q: by_broadcast(q * _UNROLL, _UNROLL))
-            by_broadcast(channels // _UNROLL * _UNROLL, channels % _UNROLL)
-            return
-        whole, most = channels // lanes * lanes, _BODY // (lanes * len(pixels) * len(widths))
-        rounds = lanes * max(r for r in (1, 2, 4) if r <= max(1, most))
-        loop(0, whole // rounds, lambda q: by_lane(q * rounds, rounds))
-        by_lane(whole // rounds * rounds, whole % rounds)
-        by_broadcast(whole, channels - whole)
+            unroll = min(UNROLL, lanes)
+
+            def body(v: Index, q: Index) -> None:
+                ask(v * (lanes // unroll) + q)
+                by_broadcast(v * lanes, q * unroll, unroll, lanes)
+
+            loop(0, channels // lanes, lambda v: loop(0, lanes // unroll, partial(body, v)))
+        else:
+            rounds = lanes * max(r for r in (1, 2, 4) if r <= max(1, _BODY // (lanes * columns * len(widths))))
+            loop(0, whole // rounds, lambda q: by_lane(q * rounds, rounds))
+            by_lane(whole // rounds * rounds, whole % rounds)
+        for wide in vectors(channels - whole, lanes):
+            by_broadcast(whole, 0, wide, wide)
+            whole += wide
 
     # Outputs
 
@@ -223,8 +260,8 @@ class _Task:
         n, channel, y, x = at
         half = Accumulators([lanes] * side, m)
         for j in range(side):
-            column = [hold(self.k.load(self.scratch, self.products + ((i * side + j) * plan.tiles + t) * plan.largest + offset, lanes),
-                           "f32", lanes) for i in range(side)]
+            places = [self.products + (i * side + j) * plan.strides[1] + t * plan.largest + offset for i in range(side)]
+            column = [hold(self.k.load(self.scratch, p, lanes), "f32", lanes) for p in places]
             for i, value in enumerate(of_products(m, column, lanes)):
                 half.set(i, j, value)
         bias = T.bind(self.k.load(_BIAS, channel, lanes)) if plan.bias else None
