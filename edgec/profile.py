@@ -129,7 +129,7 @@ def _kernels(manifest: Mapping[str, Any], isa: Isa, now: Isa, seconds: npt.NDArr
         bound = floor(now, kernel, _weights(manifest, step), sizes["arena_bytes"], everything, threads) if own else None
         found.append({
             "step": number, "op": "+".join([step["op"], *step["fused"]]), "algo": kernel["algo"], "generic": kernel["generic"],
-            "origin": step["origin"], "unit": kernel["unit"], "tasks": step["tasks"], "us": us,
+            "origin": step["origin"], "unit": kernel["unit"], "tasks": step["tasks"], "behind": step.get("behind", 0), "us": us,
             "p90_us": float(np.quantile(seconds[:, number], 0.9)) * 1e6, "predicted_us": kernel["cycles"] / isa.clock_hz * 1e6,
             "macs": kernel["macs"], "bytes": kernel["bytes"], "gflops": 2e-3 * kernel["macs"] / us if us and own else None,
             "gbps": 1e-3 * kernel["bytes"] / us if us and own else None, "floor_us": bound.us if bound else None,

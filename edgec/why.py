@@ -49,6 +49,8 @@ class Kernel:
     algo: str
     details: Mapping[str, Any]
     tasks: int
+    rounds: int
+    behind: int
     macs: int
     bytes: int
     predicted_us: float
@@ -212,7 +214,7 @@ def _kernels(final: Graph, made: Schedule, target: Target, origin: str) -> Itera
         row_major = isinstance(kind, Tensor) and kind.layout is None
         result = f"%{step.result}: {show_type(kind) if kind else '?'}{', row-major' * row_major}"
         yield Kernel(i, kernel.symbol, step.origin, (step.op, *step.fused), kernel.kind, kernel.algo, _details(made.plan(step.kernel)),
-                     step.tasks, kernel.macs, kernel.bytes, us, us / total if total else 0.0, result,
+                     step.tasks, step.rounds, step.behind, kernel.macs, kernel.bytes, us, us / total if total else 0.0, result,
                      why_generic(makers[step.result], isa, operands) if kernel.generic else None)
 
 

@@ -1,8 +1,8 @@
 """Compile one kernel plan and run it on arrays between guard pages, on this machine or under qemu.
 
 Each operand ends where an inaccessible page begins (and, in a second run, begins where one ends), so an access outside crashes.
-Outputs and scratch start as NaN. Every kernel runs twice: all tasks in one call, then task by task in reverse order; the results must
-be equal bit by bit.
+Outputs and scratch start as NaN. Every kernel runs twice: all tasks in one call, then task by task in reverse order, or round by round
+where it has one task in rounds; the results must be equal bit by bit.
 """
 
 import ctypes
@@ -208,7 +208,7 @@ def _execute_native(plan: KernelPlan, folder: Path, arrays: Sequence[Array]) -> 
     if child == 0:
         signal.alarm(60)
         for split, (*operands, code) in enumerate(passes):
-            for begin, end in [(t, t + 1) for t in reversed(range(plan.tasks))] if split else [(0, plan.tasks)]:
+            for begin, end in _pieces(plan) if split else [(0, plan.span)]:
                 code.array[0] = code.array[0] or kernel(*(ctypes.c_void_p(g.address) for g in operands), begin, end)
         os._exit(0)
     status = os.waitpid(child, 0)[1]
@@ -217,10 +217,16 @@ def _execute_native(plan: KernelPlan, folder: Path, arrays: Sequence[Array]) -> 
             for *operands, code in passes]
 
 
+def _pieces(plan: KernelPlan) -> list[tuple[int, int]]:
+    pieces = [(t, t + 1) for t in range(plan.span)]
+    return pieces if plan.rounds > 1 else pieces[::-1]
+
+
 def _execute_qemu(plan: KernelPlan, folder: Path, arrays: Sequence[Array]) -> list[Outcome]:
     (folder / "in").write_bytes(b"".join(a.tobytes() for a in arrays))
-    command: list[str | Path] = ["qemu-aarch64", "-cpu", plan.isa.mcpu, folder / "k", folder / "in", folder / "out", str(plan.tasks)]
-    done = subprocess.run([*command, *(str(a.nbytes) for a in arrays)], capture_output=True, text=True, check=False)
+    command: list[str | Path] = ["qemu-aarch64", "-cpu", plan.isa.mcpu, folder / "k", folder / "in", folder / "out", str(plan.span)]
+    command += [str(int(plan.rounds > 1)), *(str(a.nbytes) for a in arrays)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"the kernel crashed under qemu: exit code {done.returncode}; {done.stderr}"
     data, at, made = (folder / "out").read_bytes(), 0, []
     for code in done.stdout.split():
@@ -254,7 +260,7 @@ static int32_t call(int n, void** p, int32_t b, int32_t e) {
   abort();
 }
 int main(int argc, char** argv) {
-  int32_t tasks = atoi(argv[3]), n = argc - 4;
+  int32_t span = atoi(argv[3]), rounds = atoi(argv[4]), n = argc - 5;
   const size_t page = 65536;
   FILE* out = fopen(argv[2], "wb");
   void* p[16];
@@ -262,7 +268,7 @@ int main(int argc, char** argv) {
     FILE* in = fopen(argv[1], "rb");
     int32_t code = 0;
     for (int i = 0; i < n; i++) {
-      size_t size = atol(argv[4 + i]), room = (size + page - 1) / page * page + (size == 0) * page;
+      size_t size = atol(argv[5 + i]), room = (size + page - 1) / page * page + (size == 0) * page;
       char* base = mmap(0, room + 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
       mprotect(base, page, PROT_NONE);
       mprotect(base + page + room, page, PROT_NONE);
@@ -270,9 +276,12 @@ int main(int argc, char** argv) {
       if (fread(p[i], 1, size, in) != size) return 2;
     }
     fclose(in);
-    if (!split) code = call(n, p, 0, tasks);
-    else for (int32_t t = tasks - 1; t >= 0; t--) { int32_t c = call(n, p, t, t + 1); if (!code) code = c; }
-    for (int i = 0; i < n; i++) fwrite(p[i], 1, atol(argv[4 + i]), out);
+    if (!split) code = call(n, p, 0, span);
+    else for (int32_t i = 0; i < span; i++) {
+      int32_t t = rounds ? i : span - 1 - i, c = call(n, p, t, t + 1);
+      if (!code) code = c;
+    }
+    for (int i = 0; i < n; i++) fwrite(p[i], 1, atol(argv[5 + i]), out);
     printf("%d ", code);
   }
   fclose(out);

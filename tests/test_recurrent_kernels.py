@@ -1,5 +1,6 @@
 """Kernels of LSTM, GRU and RNN between guard pages, against the evaluator in float64."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from edgec.kernels.emit.recurrent import emit
 from edgec.kernels.plan import packed, plan
 from edgec.kernels.recurrent import RecurrentPlan
 from edgec.onnx import import_model
-from tests.kernel_harness import AVX512, ISAS, run
+from tests.kernel_harness import AVX2, AVX512, ISAS, on, run
 from tests.nodes import one
 
 RESET: dict[str, Any] = {"linear_before_reset": 0}
@@ -71,6 +72,17 @@ def test_large_layers_compute_products_of_the_next_inputs_between_steps(op: str,
     assert isinstance(small, Planned)
     assert isinstance(small.plan, RecurrentPlan)
     assert not small.plan.ahead
+
+
+@pytest.mark.parametrize("isa", on(replace(AVX2, registers=32)))
+@pytest.mark.parametrize(("op", "direction", "sizes", "given", "attrs"), AHEAD)
+def test_products_of_the_next_inputs_on_machines_without_avx512(op: str, direction: str, sizes: tuple[int, int, int, int], given: str,
+                                                                attrs: dict[str, Any], isa: Isa) -> None:
+    planned = made(layer(op, direction, sizes, given, attrs)[0], isa)
+    assert isinstance(planned, Planned)
+    assert isinstance(planned.plan, RecurrentPlan)
+    assert planned.plan.ahead
+    test_layers(op, direction, sizes, given, attrs, isa)
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -121,7 +121,8 @@ def _identity(program: Program, step: Step, objects: Mapping[str, bytes]) -> tup
     if not isinstance(step, Call):
         return type(step).__name__, operands, step.unit
     code = objects.get(step.kernel, program.kernels[step.kernel].symbol.encode())   # the symbol on another unit is a hash of its plan
-    return hashlib.sha256(code).hexdigest(), operands, step.tasks
+    rounds = ((step.rounds, step.behind),) if step.rounds > 1 else ()
+    return hashlib.sha256(code).hexdigest(), operands, step.tasks, *rounds
 
 
 def _fill(  # noqa: PLR0913 - what a bundle is made of

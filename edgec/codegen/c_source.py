@@ -22,6 +22,13 @@ _UNPREPARED = """int32_t NAME_prepare(const void* weights, void* prepared) {
   return code;
 }
 """
+_PARALLEL = "    if (a->rt != NULL && steps[i].tasks > 1)\n"
+_PIPELINE = """    stages = a->rt != NULL ? stages_from(i, end) : 1;
+    if (stages > 1) {
+      code = run_pipeline(a->rt, &f, i, stages);
+      i += stages - 1;
+    } else if (a->rt != NULL && steps[i].tasks > 1)
+"""
 
 
 def kernel_name(program: Program, key: str) -> str:
@@ -65,8 +72,7 @@ def main(program: Program, identity: bytes, triple: str, requires: Sequence[str]
         "STEPS": "\n\n".join([*(_step(program, f"prepare_{i}", s) for i, s in enumerate(program.prepare)),
                               *(_step(program, f"step_{i}", s) for i, s in enumerate(program.steps))]),
         "PREPARE": _prepare(program, name),
-        "TABLE": "\n".join(f"  {{step_{i}, {_tasks(s)}}}," for i, s in enumerate(program.steps)) or "  {NULL, 0},",
-        "STEP_COUNT": len(program.steps), **c_units.main(program),
+        "STEP_COUNT": len(program.steps), **_table(program), **c_units.main(program),
         "HEADER": _bytes(weights.checked_header(program, identity)), "ID": _bytes(identity[:16]),
         "WEIGHTS_BYTES": program.weights_bytes + weights.HEADER_BYTES, "PREPARED_BYTES": program.prepared_bytes,
         "ARENA_BYTES": program.arena_bytes, "STATE_BYTES": program.state_bytes, "ALIGNMENT": program.alignment,
@@ -94,8 +100,21 @@ def _prepare(program: Program, name: str) -> str:
         "TABLE": "\n".join(f"  {{prepare_{i}, {s.tasks}, {n}}}," for i, (s, n) in enumerate(zip(program.prepare, spent, strict=True)))})
 
 
-def _tasks(step: Step) -> int:
-    return step.tasks if isinstance(step, Call) and not isinstance(step, Launch) else 1
+def _table(program: Program) -> dict[str, str]:
+    """The table of steps, and what runs those of them that do their only task in rounds."""
+    calls = [s if isinstance(s, Call) and not isinstance(s, Launch) else None for s in program.steps]
+    columns = [[c.tasks if c else 1 for c in calls]]
+    made = {**dict.fromkeys(("ROUNDS", "TIMES_ROUNDS", "STAGES", "RUN_PIPELINE"), ""), "IF_PARALLEL": _PARALLEL}
+    if any(c and c.rounds > 1 for c in calls):
+        columns.append([c.rounds if c else 1 for c in calls])
+        made |= {"ROUNDS": "  int32_t rounds; /* of its only task, one after the other: a range counts these */\n",
+                 "TIMES_ROUNDS": " * steps[i].rounds"}
+    if any(c and c.behind for c in calls):
+        columns.append([c.behind if c else 0 for c in calls])
+        made["ROUNDS"] += "  int32_t behind; /* rounds that the step before must be ahead; 0: it must be done */\n"
+        made |= {"STAGES": ", stages", "RUN_PIPELINE": fill("pipeline.c", {}), "IF_PARALLEL": _PIPELINE}
+    rows = (f"  {{step_{i}, {', '.join(map(str, row))}}}," for i, row in enumerate(zip(*columns, strict=True)))
+    return {"TABLE": "\n".join(rows) or "  {NULL, 0},", **made}
 
 
 def _read_only(program: Program) -> dict[str, list[bool]]:

@@ -41,7 +41,9 @@ class Operand:
 class Call:
     """Run a kernel over `tasks` independent tasks; `kernel` is a key of Program.kernels; `result` names the graph value it makes.
 
-    `op` is the operator that it is about, `fused` are those that were taken into it.
+    `op` is the operator that it is about, `fused` are those that were taken into it. A call of one task may do that in `rounds`, one after
+    the other. With `behind` it need not wait for the call in front of it, which has as many rounds: a round may begin when that call has
+    done the one with the same number and the `behind` - 1 that follow.
     """
 
     kernel: str
@@ -51,6 +53,8 @@ class Call:
     result: str = ""
     op: str = ""
     fused: tuple[str, ...] = ()
+    rounds: int = field(default=1, kw_only=True)
+    behind: int = field(default=0, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -192,7 +196,8 @@ class Program:
             case Wait():
                 return f"wait for {step.unit}"
             case Call():
-                on = f" on {step.unit}" if isinstance(step, Launch) else ""
+                on = f" on {step.unit}" if isinstance(step, Launch) else f" in {step.rounds} rounds" if step.rounds > 1 else ""
+                on += f", {step.behind} behind" if step.behind else ""
                 return f"{self.kernels[step.kernel].symbol}({', '.join(args)}) x{step.tasks}{on} ; {step.result} <- {step.origin}"
 
 

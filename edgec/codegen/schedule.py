@@ -8,6 +8,7 @@ import numpy as np
 from edgec.codegen import memory as memory_plan
 from edgec.codegen.c_source import identifier
 from edgec.codegen.object import kernel_symbol
+from edgec.codegen.pipelines import beside, pipelines
 from edgec.codegen.place import VIEW_OPS, Place, Places
 from edgec.codegen.program import HOST, Buffer, Call, Copy, Kernel, Launch, Operand, Port, Program, Step, Unit, Wait
 from edgec.codegen.transfer import Move, Work, transfers
@@ -126,6 +127,7 @@ class _Assembly:
 
     def __init__(self, graph: Graph, places: Places, steps: list[Work | Move], cpu: Isa, units: Units, name: str) -> None:
         self.graph, self.places, self.steps, self.cpu, self.devices, self.name = graph, places, steps, cpu, units, name
+        self.behind = pipelines(steps, places, cpu)
         self.memories = (HOST, *(n for n, d in units.items() if d.own_memory and any(s.unit == n for s in steps)))
         self.buffers: list[Buffer] = []
         self.number: dict[object, int] = {}
@@ -155,7 +157,7 @@ class _Assembly:
             facts = (symbol, tuple(self._operands(i, step)), what.tasks, step.node.origin or step.node.op, step.values[0].name,
                      *_operators(step.node))
             if step.unit == HOST:
-                steps += [*map(Wait, busy), Call(*facts)]
+                steps += [*map(Wait, busy), Call(*facts, rounds=what.rounds, behind=self.behind.get(i, 0))]
                 busy.clear()
             else:
                 steps.append(Launch(*facts, step.unit, step.isa.group if isinstance(step.isa, Device) else 1))
@@ -215,13 +217,14 @@ class _Assembly:
         size: dict[object, int] = {}
         logical: dict[object, bool] = {}
         for i, step in enumerate(self.steps):
+            first, last = beside(self.behind, i)
             for root in self._roots(step, memory):
                 if (root, memory) not in self.number and root not in self.graph.weights:
-                    life.setdefault((root, memory), [i, i])[1] = i
+                    life.setdefault((root, memory), [first, last])[1] = last
                     size[root, memory] = root.tensor.bytes
                     logical[root, memory] = True
             if isinstance(step, Work) and step.memory == memory and _scratch_bytes(step.planned.plan):
-                life[i], size[i] = [i, i], _scratch_bytes(step.planned.plan)
+                life[i], size[i] = [first, last], _scratch_bytes(step.planned.plan)
         keys = list(life)
         lifetimes = [(size[k], life[k][0], life[k][1]) for k in keys]
         offsets, total = memory_plan.plan(lifetimes, _ALIGN)

@@ -41,6 +41,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     facts["kernels"] = sorted(facts["kernels"], key=_ORDERS[args.sort])[:args.top]
     if any(k["unit"] != "cpu" for k in facts["kernels"]):
         console.warn("what runs beside the CPU is timed until it was started, not until it is done")
+    if threads > 1 and any(k.get("behind") for k in facts["kernels"]):
+        console.warn("layers that a run computes side by side on several threads are timed one after the other")
     console.result(_shown(facts))
     console.data(facts)
     return 0

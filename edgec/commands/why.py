@@ -73,7 +73,9 @@ def _fate(story: "Story") -> Iterator[str]:
 
 
 def _kernel(k: "Kernel", story: "Story") -> Iterator[str]:
-    tasks = f"{k.tasks} task{'s' * (k.tasks != 1)}"
+    tasks = f"{k.tasks} task{'s' * (k.tasks != 1)}" + (f" in {k.rounds} rounds" if k.rounds > 1 else "")
+    if k.behind:
+        tasks += f"; on several threads beside the step before it, {k.behind} round{'s' * (k.behind != 1)} behind"
     yield f"step {k.step} of {story.steps}: {'+'.join(k.ops)}, made of {k.origin}"
     yield f"  result     {k.result}"
     yield f"  algorithm  {k.algo}{' GENERIC' if k.generic is not None else ''}, {tasks}"

@@ -80,6 +80,16 @@ class KernelPlan:
     generic = False
 
     @property
+    def rounds(self) -> int:
+        """Of a kernel with one task that other kernels may run beside: the pieces of that task, each of which needs those before it."""
+        return 1
+
+    @property
+    def span(self) -> int:
+        """Where the range of a call ends that runs all of the kernel: it counts tasks, or the rounds of its only one."""
+        return self.tasks * self.rounds
+
+    @property
     def algo(self) -> str:
         """A word for the algorithm, for reports."""
         return self.kind

@@ -20,6 +20,7 @@ _SUMS = 4               # sums of a tile, at least: gates times vectors
 _BODY = 160             # FMA instructions that a loop over both products may hold
 _TALL = 12              # steps of a chunk whose products are computed during those of the last one, at most
 _FETCH = 3              # loads that a vector of W costs there, which comes from the second cache
+_LOADS = 1.5            # for each multiplication by it, at most
 _CHUNK = 16             # steps whose sums wait in scratch: enough to reuse W, few enough to stay in the first cache
 
 
@@ -174,9 +175,11 @@ def _ahead(isa: Isa, wide: int, lanes: Sequence[int], sizes: tuple[int, int], ga
     """Steps of a chunk and vectors of a tile with which the next chunk's products fit between the steps of one; (0, 0) if none do.
 
     `wide` vectors make a group, `lanes` are the vectors of the hidden units, `sizes` the steps of the sequence and the inputs of one.
+    Registers have to hold both: sums of the next chunk's products, and as many of those with the state as hide the latency of additions.
+    The 16 of AVX2 do not: what little finds room there took longer than one after the other.
     """
     (steps, size), hidden = sizes, sum(lanes)
-    together = wide // gates
+    together, sums = wide // gates, wide * -(-isa.fma_latency * isa.fma_ports // wide)
     if isa.broadcast != "memory" or gates * hidden * hidden * 4 <= 2 * isa.l1_bytes or set(lanes) != {isa.lanes} or len(lanes) % together:
         return 0, 0
     found = []
@@ -184,10 +187,12 @@ def _ahead(isa: Isa, wide: int, lanes: Sequence[int], sizes: tuple[int, int], ga
         parts = wide // vectors_of_tile
         for chunk in range(parts, min(_TALL, steps // 2) + 1, parts):
             share, odd = divmod(size * parts, chunk)
-            fits_in = chunk * vectors_of_tile + wide + vectors_of_tile + 2 <= isa.registers
+            fits_in = chunk * vectors_of_tile + sums + vectors_of_tile + 2 <= isa.registers
+            loads = (chunk + _FETCH * vectors_of_tile) / (chunk * vectors_of_tile)
             if odd or not share or hidden % share or not fits_in or hidden // share * wide + chunk * vectors_of_tile > _BODY:
                 continue
-            found.append(((chunk + _FETCH * vectors_of_tile) / (chunk * vectors_of_tile), chunk, vectors_of_tile))
+            if loads <= _LOADS:
+                found.append((loads, chunk, vectors_of_tile))
     return min(found)[1:] if found else (0, 0)
 
 

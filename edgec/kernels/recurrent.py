@@ -7,6 +7,10 @@ last state with R and applying the cell's arithmetic to vectors of hidden units.
 R of a layer that is not tiny comes from the second cache in each step, which takes twice as long as its multiplications. Where sizes allow
 it (`ahead`), the products of the next chunk's inputs are computed in between: while step follows step in one half of the sums, each vector
 group of a step does its share of the other half.
+
+A layer that is one task is computed in rounds, one for each chunk, and carries sums and states in scratch memory from one to the next: so
+the layer behind it can follow some rounds later on another thread (`codegen/pipelines.py`). Several directions or parts of a batch are
+tasks of their own, which keep as many threads busy without that, and the layer behind two directions needs the ends of both.
 """
 
 from dataclasses import dataclass
@@ -67,6 +71,16 @@ class RecurrentPlan(KernelPlan):
     def steps(self) -> int:
         """The length of the sequence."""
         return self.x.axes[0].extent
+
+    @property
+    def rounds(self) -> int:
+        """The chunks, where there is one task."""
+        return -(-self.steps // self.chunk) if self.tasks == 1 else 1
+
+    @property
+    def behind(self) -> int:
+        """By how many rounds it has to follow the kernel that makes its X: with `ahead` it reads the inputs of the next chunk, too."""
+        return 2 if self.ahead else 1
 
     @property
     def apart(self) -> bool:

@@ -34,20 +34,21 @@ _SAMPLE = 1 << 16
 class Timer:
     """A loop in C around a kernel.
 
-    `places`: addresses of its operands, [count, operands], one row for each place of its weights; `at`: the row that is next.
+    `places`: addresses of its operands, [count, operands], one row for each place of its weights; `at`: the row that is next. `span`: where
+    the range of a call of the whole kernel ends.
     """
 
     loop: Callable[..., float]
     places: npt.NDArray[np.uint64]
     count: int
     at: ctypes.c_int32
-    tasks: int
+    span: int
     kept: tuple[Memory, ...]
 
     def __call__(self, runs: int) -> float:
         """Run so many times; the mean seconds of one run."""
         return self.loop(ctypes.c_void_p(self.places.ctypes.data), ctypes.c_int32(self.count), ctypes.byref(self.at), ctypes.c_int32(runs),
-                         ctypes.c_int32(self.tasks)) / runs
+                         ctypes.c_int32(self.span)) / runs
 
 
 class Bench:
@@ -75,7 +76,7 @@ class Bench:
         loop = library[f"time_{symbol}"]
         loop.restype = ctypes.c_double
         kept, places = self._operands(plan)
-        return Timer(loop, np.array(places, np.uint64), len(places), ctypes.c_int32(0), plan.tasks, kept)
+        return Timer(loop, np.array(places, np.uint64), len(places), ctypes.c_int32(0), plan.span, kept)
 
     def _operands(self, plan: KernelPlan) -> tuple[tuple[Memory, ...], list[list[int]]]:
         """Addresses of the operands, once for each place at which the weights lie, and the memory that holds them."""
@@ -157,11 +158,11 @@ def _loops(symbols: Mapping[str, int]) -> str:
     for symbol, count in symbols.items():
         operands = ", ".join(f"p[{i}]" for i in range(count))
         made += [f"int32_t {symbol}({'void*, ' * count}int32_t, int32_t);",
-                 f"double time_{symbol}(void* (*places)[{count}], int32_t count, int32_t* at, int32_t runs, int32_t tasks) {{",
+                 f"double time_{symbol}(void* (*places)[{count}], int32_t count, int32_t* at, int32_t runs, int32_t span) {{",
                  "  const double start = now();",
                  "  for (; runs > 0; runs--) {",
                  "    void** p = places[*at];",
-                 f"    {symbol}({operands}, 0, tasks);",
+                 f"    {symbol}({operands}, 0, span);",
                  "    *at = *at + 1 < count ? *at + 1 : 0;",
                  "  }", "  return now() - start;", "}"]
     return "\n".join(made) + "\n"

@@ -18,7 +18,7 @@ typedef struct frame {
 static const struct {
   edgec_task run;
   int32_t tasks;
-} steps[] = {
+@ROUNDS@} steps[] = {
 @TABLE@
 };
 
@@ -30,7 +30,7 @@ const edgec_info @NAME@_info = {
   @ALIGNMENT@, @IN_COUNT@, @OUT_COUNT@, @STEP_COUNT@
 };
 
-@UNITS@static int32_t check_weights(const void* weights) {
+@RUN_PIPELINE@@UNITS@static int32_t check_weights(const void* weights) {
   size_t i;
   if (weights == NULL) return @NAME@_NULL_ARG;
   if ((uintptr_t)weights % @ALIGNMENT@ != 0) return @NAME@_ALIGN;
@@ -60,7 +60,7 @@ static int32_t check_ports(const @NAME@_args* a) {
 
 int32_t @NAME@_run_args(const @NAME@_args* a) {
   frame f;
-  uint32_t i, end;
+  uint32_t i, end@STAGES@;
   int32_t code;
   if (a == NULL) return @NAME@_NULL_ARG;
   if (a->size < sizeof(@NAME@_args) || a->abi != EDGEC_ABI || a->level != 0 || a->flags != 0) return @NAME@_ABI;
@@ -79,10 +79,9 @@ int32_t @NAME@_run_args(const @NAME@_args* a) {
   f.out = a->out;
 @BIND_UNITS@  end = a->step_count != 0 ? a->first_step + a->step_count : @STEP_COUNT@;
   for (i = a->first_step; i < end; i++) {
-    if (a->rt != NULL && steps[i].tasks > 1)
-      code = a->rt->parallel_for(a->rt->ctx, steps[i].run, &f, steps[i].tasks);
+@IF_PARALLEL@      code = a->rt->parallel_for(a->rt->ctx, steps[i].run, &f, steps[i].tasks);
     else
-      code = steps[i].run(&f, 0, steps[i].tasks);
+      code = steps[i].run(&f, 0, steps[i].tasks@TIMES_ROUNDS@);
     if (code != 0) return code < 0 ? @NAME@_INDEX : code;
   }
   return @NAME@_OK;

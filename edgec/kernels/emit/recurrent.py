@@ -10,7 +10,7 @@ from tvm.script.ir_builder import tirx as T  # noqa: N812
 from edgec.ir.layout import View
 from edgec.kernels.base import vectors
 from edgec.kernels.emit import tiles
-from edgec.kernels.emit.core import Accumulators, Index, Kernel, Vector, address, const, function, lane, loop
+from edgec.kernels.emit.core import Accumulators, Index, Kernel, Vector, address, const, function, lane, loop, when
 from edgec.kernels.emit.elementwise import evaluate
 from edgec.kernels.expr import Expr
 from edgec.kernels.recurrent import RecurrentPlan
@@ -21,6 +21,8 @@ _W, _R, _BIAS = 1, 2, 3
 
 def emit(plan: RecurrentPlan, symbol: str) -> tirx.PrimFunc:
     """The kernel of a plan."""
+    if plan.rounds > 1:
+        return function(plan, symbol, lambda kernel, number: _Task(plan, kernel, 0).round(number))
     return function(plan, symbol, lambda kernel, task: _Task(plan, kernel, task).run())
 
 
@@ -56,20 +58,54 @@ class _Task:
 
     def run(self) -> None:
         """All steps."""
-        steps, chunk = self.plan.steps, self.plan.chunk
+        self.first_states()
+        loop(0, self.alike, self.whole)
+        self.finish()
+
+    def round(self, number: Index) -> None:
+        """A chunk of steps. What the next one needs lies in scratch memory."""
+        last = self.plan.rounds - 1
+        when(tirx.EQ(number, 0), self.first_states)
+        when(tirx.LT(number, self.alike) if self.alike <= last else True, lambda: self.whole(number))
+        when(tirx.EQ(number, last), self.finish)
+
+    def finish(self) -> None:
+        """What follows the chunks that are alike."""
+        self.rest()
+        self.last_states()
+
+    def first_states(self) -> None:
+        """What the first chunk begins with."""
         for number, place in enumerate((self.h, self.c)[:self.plan.states]):
             self.units(partial(self.begin, number, place))
         if self.plan.ahead:
-            last = (steps - 1) // chunk
-            self.products_of(0, chunk)
-            loop(0, last, self.part_ahead)
-            loop(0, steps - last * chunk, lambda i: self.step(last * chunk + i, last % 2 * chunk + i))
-        else:
-            loop(0, steps // chunk, lambda q: self.part(q * chunk, chunk))
-            if steps % chunk:
-                self.part(steps // chunk * chunk, steps % chunk)
-        for number, place in enumerate((self.h + steps % 2 * self.plan.rows * self.plan.hidden, self.c)[:len(self.plan.last)]):
+            self.products_of(0, self.plan.chunk)
+
+    def last_states(self) -> None:
+        """What the last chunk leaves behind, as far as somebody asks for it."""
+        h = self.h + self.plan.steps % 2 * self.plan.rows * self.plan.hidden
+        for number, place in enumerate((h, self.c)[:len(self.plan.last)]):
             self.units(partial(self.end, number, place))
+
+    @property
+    def alike(self) -> int:
+        """The chunks that have all of their steps and, with `ahead`, one behind them."""
+        return (self.plan.steps - bool(self.plan.ahead)) // self.plan.chunk
+
+    def whole(self, q: Index) -> None:
+        """One of those."""
+        if self.plan.ahead:
+            self.part_ahead(q)
+        else:
+            self.part(q * self.plan.chunk, self.plan.chunk)
+
+    def rest(self) -> None:
+        """The steps behind them."""
+        first, place = self.alike * self.plan.chunk, self.alike % 2 * self.plan.chunk
+        if self.plan.ahead:
+            loop(0, self.plan.steps - first, lambda i: self.step(first + i, place + i))
+        elif first < self.plan.steps:
+            self.part(first, self.plan.steps - first)
 
     def units(self, body: Callable[[Index, Index, int], None]) -> None:
         """Run body(image, first unit, lanes) for every vector of the state."""
