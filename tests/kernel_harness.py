@@ -72,6 +72,10 @@ def on(*isas: Isa) -> list[Any]:
     return [pytest.param(i, id=i.mcpu or i.arch, marks=[pytest.mark.skip(reason=why)] if (why := _runs(i)) else []) for i in isas]
 
 
+HOST = next((p.values[0] for p in on(AVX512, AVX2) if not p.marks), AVX2)
+"""The widest core that kernels run on here without an emulator."""
+
+
 def slow(*isas: Isa) -> list[Any]:
     """The same for tests that take their time."""
     return [pytest.param(*p.values, id=p.id, marks=[*p.marks, pytest.mark.slow]) for p in on(*isas)]

@@ -17,7 +17,7 @@ from edgec.kernels.emit.attention import emit
 from edgec.kernels.plan import plan
 from edgec.pipeline import Context, run_passes
 from edgec.target import find
-from tests.kernel_harness import AVX512, ISAS, offsets, run
+from tests.kernel_harness import AVX512, HOST, ISAS, offsets, run
 from tests.small import graph
 
 catalog = module("passes.catalog")
@@ -96,7 +96,7 @@ def test_heads(sizes: Sizes, arithmetic: str, how: str, isa: Isa) -> None:
     exact = evaluate(body, feeds, precise=True)["y"]
     plain = evaluate(body, feeds)["y"]
     error = np.abs(results(isa, node, feeds, how) - exact).max()
-    assert error <= max(2 * np.abs(plain - exact).max(), 4e-7 * np.abs(exact).max())
+    assert error <= max(4 * np.abs(plain - exact).max(), 4e-7 * np.abs(exact).max())
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -121,7 +121,7 @@ def test_what_is_far_below_the_largest_score_counts_as_nothing() -> None:
     node, body, feeds = attend((1, 1, 4, 20, 4, 5), "each")
     feeds["b"][..., 1:] = -86.0 - np.arange(19)                # around the smallest normal number
     feeds["q"][:] = 0
-    found = results(AVX512, node, feeds, "straight")
+    found = results(HOST, node, feeds, "straight")
     assert np.abs(found - evaluate(body, feeds, precise=True)["y"]).max() < 1e-6
 
 

@@ -19,10 +19,9 @@ from edgec.kernels.base import Planned
 from edgec.kernels.expr import ELEMENTWISE, Expr, Instr
 from edgec.kernels.functions import INTEGERS, refusal, supported
 from edgec.kernels.plan_map import mapped
-from tests.kernel_harness import A72, AVX2, AVX512, ISAS, on, run, ulps, undefined
+from tests.kernel_harness import A72, AVX2, AVX512, HOST, ISAS, on, run, ulps, undefined
 
 pytestmark = pytest.mark.slow
-HOST = next((p.values[0] for p in on(AVX512, AVX2) if not p.marks), AVX2)
 INF, NAN = math.inf, math.nan
 SPECIAL = np.array([NAN, -NAN, INF, -INF, 0.0, -0.0, 1, -1, 1e-45, -1e-45, 1e-38, 3.4e38, -3.4e38, 0.5, -0.5, 1.5, 2.5, -2.5, 6, -3, 3,
                     100, -100, 88.8, 20, -20, 2, 10, -10], np.float32)
