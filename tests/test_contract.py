@@ -238,7 +238,7 @@ AHEAD: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("case", AHEAD, ids=lambda c: f"{c['x']}_{c['k']}")
-@pytest.mark.parametrize("isa", [AVX512, AVX2, A72], ids=["x86-64-v4", "x86-64-v3", "cortex-a72"])
+@pytest.mark.parametrize("isa", on(AVX512, AVX2, A72))
 def test_weights_that_no_near_cache_holds_are_asked_for(isa: Isa, case: dict[str, Any]) -> None:
     x, m, kernel, pads, strides = (case.get(k, d) for k, d in (("x", 0), ("m", 0), ("k", 0), ("pads", (0,) * 4), ("strides", (1, 1))))
     height, width = (window(x[2 + i], kernel[i], strides[i], 1, (pads[i], pads[2 + i])) for i in (0, 1))

@@ -19,6 +19,7 @@ from edgec.kernels.emit import emit
 from edgec.kernels.plan import packed, plan
 from edgec.target import find
 from tests.kernel_harness import A72, AVX2, AVX512, gathered, on, run, scatter
+from tests.saturation import onnx_runtime_is_exact
 
 NHWC = Layout((0, 2, 3, 1))
 
@@ -198,6 +199,7 @@ def test_what_is_refused(change: dict[str, Any], reason: str) -> None:
 
 @pytest.mark.parametrize(("name", "word"), [("zen4", "vnni"), ("x86-64-v3", "madd"), ("cortex-a72", "smlal"), ("cortex-a53", "smlal"),
                                             ("cortex-a76", "sdot")])
+@onnx_runtime_is_exact
 def test_onnx_runtime_makes_the_same_of_qlinearconv(name: str, word: str) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     isa, rng = cpu_isa(find(name)), np.random.default_rng(8)

@@ -17,6 +17,7 @@ from edgec.ir.graph import Array
 from edgec.target import find, scalar
 from tests import c_programs
 from tests.bundles import bundle, feeds, source
+from tests.saturation import onnx_runtime_is_exact
 from tests.shared import SHARED
 from tests.test_microcontroller import needs_board, needs_gcc
 
@@ -87,6 +88,7 @@ def test_a_compiler_makes_no_float_of_it(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("gcc"), reason="gcc is not installed")
+@onnx_runtime_is_exact
 def test_accuracy_of_keyword_spotting_in_c_is_that_of_onnxruntime(tmp_path: Path) -> None:
     xs, labels = spoken()
     model = made(KWS, "cortex-m3")

@@ -10,6 +10,7 @@ from onnx import helper
 
 from edgec.ir.evaluate import evaluate
 from edgec.onnx import import_model
+from tests.saturation import onnx_runtime_is_exact
 from tests.small import ops
 
 RANDOM = np.random.default_rng(0)
@@ -58,6 +59,7 @@ def test_pools(last: int) -> None:
 
 
 @pytest.mark.parametrize("last", [0, 1])
+@onnx_runtime_is_exact
 def test_convolutions(last: int) -> None:
     weights = {"w": RANDOM.integers(-90, 90, (4, 3, 3, 3)).astype(np.int8), "v": np.array([0.01, 0.02, 0.005, 0.01], np.float32),
                "n": np.zeros(4, np.int8), "b": np.array([500, -300, 0, 90], np.int32), "t": np.array(0.7, np.float32)}

@@ -20,6 +20,7 @@ from edgec.onnx import import_model
 from edgec.pipeline import Context, run_passes
 from edgec.target import find
 from edgec.testing import random_graph
+from tests.saturation import onnx_runtime_is_exact
 from tests.shared import SHARED, model
 from tests.small import catalog, graph, ops
 
@@ -65,6 +66,7 @@ def data(name: str) -> tuple[Graph, Any, Any]:
     ("mlperf_kws_dscnn_fp32", 64, 0.005), ("mnist_opset8", 64, 0.002), ("digits_cnn", 64, 0.005),
     pytest.param("digits_mobilenet", 128, 0.005, marks=pytest.mark.slow),
     pytest.param("digits_transformer", 64, 0.005, marks=pytest.mark.slow)])
+@onnx_runtime_is_exact
 def test_labelled_data_are_recognized_as_before(name: str, count: int, lost: float) -> None:
     given, images, labels = data(name)
     chosen = np.random.default_rng(1).permutation(len(images))[:count]
