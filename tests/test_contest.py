@@ -143,6 +143,8 @@ def test_bench_refuses_a_bundle_of_another_model(bundle: Any, tmp_path: Path, ca
     (tmp_path / "empty").mkdir()
     assert main(["bench", str(bundle.path), "--vs", str(tmp_path / "empty")]) == 3
     assert "without a manifest.json" in capsys.readouterr().err
+    assert main(["bench", str(bundle.path), "--vs", "missing.edgec"]) == 3
+    assert "there is no file or bundle missing.edgec" in capsys.readouterr().err
 
 
 def test_a_chart_puts_values_where_they_belong() -> None:

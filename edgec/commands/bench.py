@@ -51,7 +51,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if args.on is not None and (args.vs or args.from_c or args.plot):
         raise UsageError("--on measures on another machine, where no other runtime is: leave out --vs, --from-c and --plot")
     with ExitStack() as stack:
-        others = {word: _other(Path(word)) for word in args.vs if Path(word).is_dir()}
+        others = {word: _other(Path(word)) for word in args.vs if Path(word).suffix == ".edgec" or Path(word).is_dir()}
         args.vs = [word for word in args.vs if word not in others]
         bundle, model = _bundle(args, stack, console)
         for word, other in others.items():
