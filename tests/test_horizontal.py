@@ -61,7 +61,7 @@ def test_random_heads_mean_what_they_meant() -> None:
     for seed in range(60):
         before = heads(seed)
         after, context = merged(before)
-        check_meaning(before, after)
+        check_meaning(before, after, 1e-12, precise=True)
         assert [v.name for v in after.outputs] == [v.name for v in before.outputs]
         merges += len(context.trace)
     assert merges > 30

@@ -60,11 +60,11 @@ def typed(text: str, path: str) -> Graph:
     return infer(parse(text, path))
 
 
-def check_meaning(before: Graph, after: Graph, tolerance: float | None = 1e-4) -> None:
-    """Assert that a graph is well formed and computes what another did; AssertionError says what is wrong."""
+def check_meaning(before: Graph, after: Graph, tolerance: float | None = 1e-4, *, precise: bool = False) -> None:
+    """Assert that a graph is well formed and computes what another did, `precise` in float64; AssertionError says what is wrong."""
     if wrong := verify(after):
         raise AssertionError(f"the pass makes a wrong graph: {wrong[0]}")
-    if tolerance is not None and after is not before and (found := numeric_difference(before, after, tolerance)):
+    if tolerance is not None and after is not before and (found := numeric_difference(before, after, tolerance, precise=precise)):
         raise AssertionError(f"the pass changes what the graph computes: {found}")
 
 

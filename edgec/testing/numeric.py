@@ -73,19 +73,20 @@ def _numbers(dtype: str, shape: tuple[int, ...], seed: int) -> Array:
 
 
 def numeric_difference(
-    before: Graph, after: Graph, tolerance: float = 1e-4, *, seeds: int = 3, dims: Mapping[str, int] | None = None,
+    before: Graph, after: Graph, tolerance: float = 1e-4, *, seeds: int = 3, dims: Mapping[str, int] | None = None, precise: bool = False,
 ) -> str | None:
     """Where two graphs differ on random inputs, evaluated in numpy, None when they compute the same.
 
     Reals may be off by `tolerance` of the spread of the output over the inputs (of at least 1 % of its largest number); integers,
     truth values, strings, shapes and element types have to be equal.
+    `precise` evaluates both in float64, which leaves nothing of rounding, whatever the machine's order of summation.
     """
     from edgec.ir.evaluate import evaluate as run  # noqa: PLC0415  it brings onnx along, which takes long to load
 
     if (old := _interface(before)) != (new := _interface(after)):
         return f"the interface was {old} and is {new}"
     given = [feeds(before, seed, dims) for seed in range(seeds)]
-    reference, made = [run(before, g) for g in given], [run(after, g) for g in given]
+    reference, made = ([run(graph, g, precise=precise) for g in given] for graph in (before, after))
     for name in reference[0]:
         for refs, results in zip(zip(*(_leaves(r[name]) for r in reference), strict=True),
                                  zip(*(_leaves(m[name]) for m in made), strict=True), strict=True):
