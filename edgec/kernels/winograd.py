@@ -18,7 +18,6 @@ from edgec.kernels.choice import Choice
 
 TAPS = 3
 UNROLL = 4              # channels in a body of the innermost loop
-_LINE = 16              # elements of a cache line
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,8 @@ class WinogradPlan(KernelPlan):
     @property
     def strides(self) -> tuple[int, int]:
         """From element to element in scratch memory: of transformed inputs, and of the products of a vector group."""
-        return apart(self.tiles * self.channels), apart(self.tiles * self.largest)
+        line = self.isa.line_bytes // 4
+        return apart(self.tiles * self.channels, line), apart(self.tiles * self.largest, line)
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,9 @@ def pack(plan: FiltersPlan, weight: Array) -> Array:
     return np.ascontiguousarray(np.concatenate(groups))
 
 
-def apart(elements: int) -> int:
-    """So many elements or a few more: an odd number of cache lines, so that what lies so far apart does not meet in one set of a cache."""
-    return (-(-elements // _LINE) | 1) * _LINE
+def apart(elements: int, line: int) -> int:
+    """So many elements or a few more: an odd number of cache lines of `line`, so that what lies so far apart does not meet in one set."""
+    return (-(-elements // line) | 1) * line
 
 
 def scratch_elements(plan: WinogradPlan) -> int:
