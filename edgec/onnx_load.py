@@ -18,13 +18,13 @@ def load(model: Model) -> ModelProto:
 
     BadInput says what is wrong with a file: missing, a folder, not ONNX, weights missing or outside of the model's folder.
     """
-    proto, name, folder = _parsed(model)
+    proto, name, folder = parsed(model)
     if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
         raise BadInput(f"{name} holds no ONNX graph")
     _text_only(proto.graph, name)
     if proto.functions:
-        proto = _inlined(proto, name)
-    for tensor in _tensors(proto.graph):
+        proto = inlined(proto, name)
+    for tensor in tensors(proto.graph):
         if tensor.data_location == TensorProto.EXTERNAL:
             _fetch(tensor, name, folder)
     return proto
@@ -40,7 +40,7 @@ def versions(model: ModelProto) -> dict[str, int]:
     return declared
 
 
-def _parsed(model: Model) -> tuple[ModelProto, str, Path | None]:
+def parsed(model: Model) -> tuple[ModelProto, str, Path | None]:
     """The message, what messages call it, and the folder where its weights may lie."""
     if isinstance(model, ModelProto):
         copy = ModelProto()
@@ -85,7 +85,8 @@ def _text_only(graph: GraphProto, name: str) -> None:
         raise BadInput(f"{name} is a damaged ONNX model: a name in it is no text")
 
 
-def _inlined(proto: ModelProto, name: str) -> ModelProto:
+def inlined(proto: ModelProto, name: str = "the model") -> ModelProto:
+    """The model without functions of its own: BadInput or UnsupportedModel where that cannot be."""
     try:
         made = inliner.inline_local_functions(proto)
         if made.functions:  # those of another opset than the model's
@@ -98,7 +99,8 @@ def _inlined(proto: ModelProto, name: str) -> ModelProto:
     return made
 
 
-def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
+def tensors(graph: GraphProto) -> Iterator[TensorProto]:
+    """All stored elements of a graph and of the bodies in it."""
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
@@ -107,7 +109,7 @@ def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
             if attribute.type == AttributeProto.TENSOR:
                 yield attribute.t
             elif attribute.type == AttributeProto.GRAPH:
-                yield from _tensors(attribute.g)
+                yield from tensors(attribute.g)
 
 
 def _fetch(tensor: TensorProto, name: str, folder: Path | None) -> None:

@@ -102,8 +102,9 @@ def plain_reference(bundle: Bundle, model: str | Path) -> tuple[Reference, str]:
         who = "edgec's evaluator in numpy, because onnxruntime is not installed"
         return outside(bundle, graph, lambda feeds: evaluate(graph, feeds)), who
     whole = integer_form(graph)
-    peer = peers.load("onnxruntime", onnx_model(bundle, model) if whole is None else bytes(whole.to_onnx().SerializeToString()))
-    return outside(bundle, graph, peer.run), f"onnxruntime {peer.version}{'' if whole is None else WHOLE}"
+    peer = peers.reference(onnx_model(bundle, model) if whole is None else bytes(whole.to_onnx().SerializeToString()))
+    who = f"onnxruntime {peer.version}{'' if whole is None else WHOLE}"
+    return outside(bundle, graph, peer.run), ", ".join(filter(None, (who, peer.remark)))
 
 
 def integer_form(graph: Graph) -> Graph | None:

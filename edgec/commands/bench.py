@@ -70,7 +70,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     for name in (*others, *held.peers):
         error = held.errors[name]
         if error is None or error > 1e-3:  # noqa: PLR2004 - far beyond what `verify` allows
-            console.warn(f"edgec and {name} do not compute the same (error {error}): see edgec verify")
+            who = f"{name}, {remark}," if (remark := held.peers[name].remark if name in held.peers else "") else name
+            console.warn(f"edgec and {who} do not compute the same (error {error}): see edgec verify")
     if args.plot:
         from edgec.report.times import lines  # noqa: PLC0415
 

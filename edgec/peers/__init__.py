@@ -5,14 +5,18 @@ portable passes leave (edgec/peers/feed.py), and what cannot be said there is re
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 from edgec.errors import EdgecError, ToolMissing, UnsupportedModel, UsageError
+from edgec.onnx_saturation import exact, notices
 from edgec.peers import litert, ncnn
 from edgec.peers.base import Array, Peer, Shapes
 
+SATURATED = "whose sums of u8 times i8 saturate on this machine"
+UNSATURATED = "weights in u8, because its sums of u8 times i8 saturate on this machine"
 _QUIET = 4  # of ONNX Runtime's log levels, the one that only tells of crashes
 
 
@@ -45,6 +49,17 @@ def load(name: str, model: Path | bytes, threads: int = 1, shapes: Shapes | None
         raise EdgecError(f"{name} cannot load the model: {str(error).splitlines()[0]}") from error
 
 
+def reference(model: Path | bytes, shapes: Shapes | None = None) -> Peer:
+    """A model in ONNX Runtime, to compare numbers with, not times.
+
+    Where this machine's sums of bytes saturate, a quantized model is changed for it, so that its results are right
+    (edgec/onnx_saturation.py). The errors are those of `load`.
+    """
+    given = exact(model) if is_installed("onnxruntime") else model
+    peer = load("onnxruntime", given, 1, shapes)
+    return peer if given is model else replace(peer, remark=UNSATURATED)
+
+
 def _onnxruntime(model: Path | bytes, threads: int, shapes: Shapes) -> Peer:
     import onnxruntime  # noqa: PLC0415 - slow to load, and often not there
 
@@ -71,7 +86,8 @@ def _onnxruntime(model: Path | bytes, threads: int, shapes: Shapes) -> Peer:
         return lambda: session.run_with_iobinding(binding)
 
     return Peer("onnxruntime", version("onnxruntime"), run, bind, "as in the model",
-                {"intra_op_num_threads": threads, "inter_op_num_threads": 1, "providers": "CPUExecutionProvider"})
+                {"intra_op_num_threads": threads, "inter_op_num_threads": 1, "providers": "CPUExecutionProvider"},
+                remark=SATURATED if notices(model) else "")
 
 
 def _openvino(model: Path | bytes, threads: int, shapes: Shapes) -> Peer:
@@ -109,4 +125,4 @@ _NEEDS = {"litert": ("ai_edge_litert", "flatbuffers"), "ncnn": ("ncnn", "pnnx")}
 _EXTRA = "pip install 'edgec[peers]'"
 _INSTALL = {"pnnx": "pip install --no-deps pnnx"}   # its wheel asks for torch, which its program does not need
 
-__all__ = ["CONVERTED", "PEERS", "Array", "Peer", "Shapes", "is_installed", "load"]
+__all__ = ["CONVERTED", "PEERS", "Array", "Peer", "Shapes", "is_installed", "load", "reference"]

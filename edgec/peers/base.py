@@ -18,7 +18,8 @@ class Peer:
 
     `run` takes arrays by name and returns the outputs by name, as a program in Python would. `bind` takes the arrays once, and what it
     returns runs on them without moving any (ONNX Runtime's IO binding; OpenVINO's request with shared tensors). `precision` is what the
-    runtime says that it computes in, `settings` what it was asked for. `parts` are the versions of what the model went through on its way.
+    runtime says that it computes in, `settings` what it was asked for. `parts` are the versions of what the model went through on its way,
+    `remark` what is to be said of its results, and is empty where nothing is.
     """
 
     name: str
@@ -28,3 +29,4 @@ class Peer:
     precision: str
     settings: Mapping[str, object]
     parts: Mapping[str, str] = field(default_factory=lambda: _NONE)
+    remark: str = ""
