@@ -96,7 +96,7 @@ def exact(model: Path | bytes) -> Path | bytes:
 
 def affected(model: ModelProto) -> bool:
     """Whether a model has sums that saturate on such machines; elements in other files are not read."""
-    return _typed(model) is not None
+    return _typed(inlined(model) if model.functions else model) is not None
 
 
 def without_saturation(model: ModelProto) -> ModelProto:
@@ -105,11 +105,13 @@ def without_saturation(model: ModelProto) -> ModelProto:
     Stored weights become stored weights of the other type, others are moved when the model runs; functions are inlined. Elements have to
     be in the model, not in other files (BadInput). A model of more than 2 GB is returned as it is, because onnx cannot look at it.
     """
-    typed = _typed(model) if model.ByteSize() <= _MOST_BYTES else None
-    if typed is None:
+    if model.ByteSize() > _MOST_BYTES:
+        return model
+    whole = inlined(model) if model.functions else model
+    if (typed := _typed(whole)) is None:
         return model
     made = ModelProto()
-    made.CopyFrom(inlined(model) if model.functions else model)
+    made.CopyFrom(whole)
     names = {n for g in _graphs(made.graph) for n in _names(g)}
     bodies = list(_bodies(made, typed))
     moved = {n for body in reversed(bodies) for n in _Mover(body, names).move()}  # the inner ones first: nodes are copied
@@ -121,11 +123,13 @@ def without_saturation(model: ModelProto) -> ModelProto:
 
 
 def _typed(model: ModelProto) -> ModelProto | None:
-    """The model without functions and with the types of its values, or None when nothing in it saturates."""
-    whole = inlined(model) if model.functions else model
-    if not any(join_op(n.domain, n.op_type) in _OPERANDS for g in _graphs(whole.graph) for n in g.node):
+    """The model, which has no functions, with the types of its values; None when nothing in it saturates."""
+    if not any(join_op(n.domain, n.op_type) in _OPERANDS for g in _graphs(model.graph) for n in g.node):
         return None
-    typed = shape_inference.infer_shapes(whole)
+    try:
+        typed = shape_inference.infer_shapes(model)
+    except shape_inference.InferenceError as problem:
+        raise BadInput(f"onnx cannot tell the types of the model: {str(problem).splitlines()[0]}") from None
     return typed if any(b.wrong(n) for b in _bodies(typed, typed) for n in b.graph.node) else None
 
 

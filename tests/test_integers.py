@@ -14,9 +14,9 @@ from edgec.ir.evaluate import evaluate
 from edgec.ir.graph import Graph
 from edgec.ir.verify import verify
 from edgec.onnx import import_model
+from edgec.onnx_saturation import exact
 from edgec.pipeline import Context, run_passes
 from edgec.target import Target, find, from_text
-from tests.saturation import onnx_runtime_is_exact
 from tests.shared import model
 from tests.small import catalog, graph, ops
 
@@ -43,7 +43,7 @@ def reference(given: onnx.ModelProto, feeds: Arrays) -> Any:
     """What ONNX Runtime computes."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(given.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(exact(given.SerializeToString()), options, providers=["CPUExecutionProvider"])
     return session.run(None, dict(feeds))[0]
 
 
@@ -66,7 +66,6 @@ CONVS: tuple[tuple[str, int, int, int, dict[str, Any], bool], ...] = (
 
 @pytest.mark.parametrize("target", [A72, UNSIGNED], ids=["signed", "unsigned"])
 @pytest.mark.parametrize(("dtype", "channels", "out", "groups", "attrs", "per_channel"), CONVS)
-@onnx_runtime_is_exact
 def test_convolutions_are_those_of_onnx_runtime(dtype: str, channels: int, out: int, groups: int, attrs: dict[str, Any], per_channel: bool,  # noqa: FBT001
                                                 target: Target) -> None:
     random = np.random.default_rng(channels * out + groups)
@@ -90,7 +89,6 @@ def test_convolutions_are_those_of_onnx_runtime(dtype: str, channels: int, out: 
 
 
 @pytest.mark.parametrize("dtype", ["u8", "i8"])
-@onnx_runtime_is_exact
 def test_products_are_those_of_onnx_runtime(dtype: str) -> None:
     random = np.random.default_rng(3)
     a, zero = whole(random, dtype, 5, 24), np.array(7, NUMPY[dtype])
@@ -275,14 +273,13 @@ def test_inputs_are_turned_round_where_u8_is_multiplied() -> None:
 
 @pytest.mark.parametrize("target", [A72, UNSIGNED], ids=["signed", "unsigned"])
 @pytest.mark.parametrize("name", ["mlperf_kws_dscnn_qdq_s8", "mlperf_ic_resnet8_qdq_s8"])
-@onnx_runtime_is_exact
 def test_models_compute_with_integers(name: str, target: Target) -> None:
     path = model(name)
     given = import_model(path, static=True)
     made = integers(given, target)
     assert not {"Conv", "Gemm", "MatMul"} & set(ops(made).split())
     random, agree = np.random.default_rng(0), 0
-    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(exact(path.read_bytes()), providers=["CPUExecutionProvider"])
     (port,) = given.inputs
     for _ in range(10):
         rows = random.integers(-128, 128, (*port.dims[:2], 1, *port.dims[3:])) // 2 + random.integers(-60, 60, port.dims)

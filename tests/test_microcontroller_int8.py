@@ -14,10 +14,10 @@ import pytest
 from edgec.build import Built, compile_graph, read, sources
 from edgec.codegen import elf
 from edgec.ir.graph import Array
+from edgec.onnx_saturation import exact
 from edgec.target import find, scalar
 from tests import c_programs
 from tests.bundles import bundle, feeds, source
-from tests.saturation import onnx_runtime_is_exact
 from tests.shared import SHARED
 from tests.test_microcontroller import needs_board, needs_gcc
 
@@ -43,7 +43,7 @@ def spoken(count: int | None = None) -> tuple[Array, Array]:
 
 def reference(name: str, xs: Array) -> Array:
     """ONNX Runtime's results for some inputs, one row each."""
-    session: Any = ort.InferenceSession(source(name), providers=["CPUExecutionProvider"])
+    session: Any = ort.InferenceSession(exact(source(name)), providers=["CPUExecutionProvider"])
     key = session.get_inputs()[0].name
     return np.stack([session.run(None, {key: x[None]})[0].reshape(-1) for x in xs])
 
@@ -88,7 +88,6 @@ def test_a_compiler_makes_no_float_of_it(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("gcc"), reason="gcc is not installed")
-@onnx_runtime_is_exact
 def test_accuracy_of_keyword_spotting_in_c_is_that_of_onnxruntime(tmp_path: Path) -> None:
     xs, labels = spoken()
     model = made(KWS, "cortex-m3")

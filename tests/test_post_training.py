@@ -17,10 +17,10 @@ from edgec.ir.graph import Graph
 from edgec.ir.verify import verify
 from edgec.lang.text import load
 from edgec.onnx import import_model
+from edgec.onnx_saturation import exact
 from edgec.pipeline import Context, run_passes
 from edgec.target import find
 from edgec.testing import random_graph
-from tests.saturation import onnx_runtime_is_exact
 from tests.shared import SHARED, model
 from tests.small import catalog, graph, ops
 
@@ -43,7 +43,7 @@ def right(given: Graph, images: Any, labels: Any) -> float:
     """The share of images that ONNX Runtime gives the label of."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(given.to_onnx().SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(exact(given.to_onnx().SerializeToString()), options, providers=["CPUExecutionProvider"])
     (port,) = given.inputs
     made = [session.run(None, {port.name: x.reshape(port.dims)})[0].argmax() for x in images]
     return float(np.mean(np.array(made) == labels))
@@ -66,7 +66,6 @@ def data(name: str) -> tuple[Graph, Any, Any]:
     ("mlperf_kws_dscnn_fp32", 64, 0.005), ("mnist_opset8", 64, 0.002), ("digits_cnn", 64, 0.005),
     pytest.param("digits_mobilenet", 128, 0.005, marks=pytest.mark.slow),
     pytest.param("digits_transformer", 64, 0.005, marks=pytest.mark.slow)])
-@onnx_runtime_is_exact
 def test_labelled_data_are_recognized_as_before(name: str, count: int, lost: float) -> None:
     given, images, labels = data(name)
     chosen = np.random.default_rng(1).permutation(len(images))[:count]

@@ -3,8 +3,9 @@
 
 MODEL is mobilenetv2_qdq_s8_nchw, mlperf_ic_resnet8_qdq_s8 or mlperf_kws_dscnn_qdq_s8. The graph as it is written, computed in float64
 (tests/exact.py), is what the others are compared with: a bundle of edgec's, and ONNX Runtime as it is, with its optimizations off, and
-with convolutions as QLinearConv. FOLDER holds pictures; those in folders of their own, one for each class in order of name, or one picture
-of each class, give the share of right answers too (for keywords, FOLDER is an .npz file with x and y).
+with convolutions as QLinearConv (each with weights in u8 where this machine's sums of u8 times i8 saturate). FOLDER holds pictures; those
+in folders of their own, one for each class in order of name, or one picture of each class, give the share of right answers too (for
+keywords, FOLDER is an .npz file with x and y).
 """
 
 import argparse
@@ -17,6 +18,7 @@ import numpy as np
 import onnxruntime
 
 from edgec.ir.graph import Array
+from edgec.onnx_saturation import exact
 from edgec.verify import reference
 from tests.benchmarks.models import table
 from tests.bundles import bundle
@@ -85,7 +87,7 @@ def contestants(name: str) -> Mapping[str, Run]:
     plain.intra_op_num_threads = off.intra_op_num_threads = 1
 
     def runtime(options: onnxruntime.SessionOptions) -> Run:
-        theirs = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        theirs = onnxruntime.InferenceSession(exact(path), options, providers=["CPUExecutionProvider"])
         return lambda x: theirs.run(None, {port: x})[0]
 
     def first(call: Callable[[Mapping[str, Array]], Mapping[str, Array]]) -> Run:
