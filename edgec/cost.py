@@ -149,8 +149,8 @@ def _best(candidates: Iterable[Tile], wish: tuple[int, int] | None) -> Tile:
 class Dot:
     """What an instruction on bytes costs for each step of four: loads of a pixel and of a vector of weights, and their registers.
 
-    `pixels` and `weights` count registers of each column and of each vector, `others` those of a tile. `work` counts the operations that
-    make a pixel ready, of which three start in a cycle.
+    `pixels` and `weights` count registers of each column and of each vector, `others` those of a tile. `work` and `widening` count the
+    operations that make a pixel and a vector of weights ready, of which three start in a cycle.
     """
 
     pixel: float
@@ -159,11 +159,12 @@ class Dot:
     weights: int
     others: int
     work: int = 0
+    widening: int = 0
 
 
 DOTS = MappingProxyType({
-    "vpdpbusd": Dot(1, 1, 0, 1, 1), "pmaddwd": Dot(1, 2, 0, 2, 3, 3), "sdot": Dot(0.25, 1, 1, 1, 1), "smlal": Dot(2, 2, 2, 0, 8),
-    "smull": Dot(2, 2, 2, 0, 8),
+    "vpdpbusd": Dot(1, 1, 0, 1, 1), "vpmaddubsw": Dot(1, 1, 0, 1, 4, 1), "pmaddwd": Dot(1, 2, 0, 2, 3, 3, 2),
+    "sdot": Dot(0.25, 1, 1, 1, 1), "smlal": Dot(2, 2, 2, 0, 8), "smull": Dot(2, 2, 2, 0, 8),
     "portable": Dot(4, 4, 0, 1, 2, 4)})
 """By form; `portable` is four plain multiply-accumulates of i32."""
 
@@ -179,7 +180,7 @@ def dot_cycles(isa: Isa, form: str, tw: int, nb: int, k: int) -> float:
     dot, products = DOTS[form], tw * nb
     peak = int8_peak(isa) * (0.75 if form == "smull" else 1.0) if form != "portable" else peak_macs(isa) / 2
     loads = (tw * dot.pixel + nb * dot.weight) / isa.load_ports
-    cycles = max(4 * isa.lanes * products / peak, loads, float(isa.fma_latency)) + _LOAD * loads + tw * dot.work / 3
+    cycles = max(4 * isa.lanes * products / peak, loads, float(isa.fma_latency)) + _LOAD * loads + (tw * dot.work + nb * dot.widening) / 3
     if products < 1.5 * isa.fma_latency * isa.fma_ports:
         cycles *= _FEW
     if not _dot_fits(isa, dot, tw, nb):

@@ -64,11 +64,6 @@ class Isa:
         """The instruction with which bytes are multiplied and summed, `portable` where the target names none."""
         return str(self.fact("int8_form", "portable"))
 
-    @property
-    def int8_data(self) -> str:
-        """The element type of int8 activations that costs least: u8 or i8."""
-        return "u8" if self.int8_form in ("vpdpbusd", "pmaddwd") else "i8"
-
     def fact(self, name: str, default: object = None) -> object:
         """Look up a further fact from `extra`, such as int8_dot."""
         return dict(self.extra).get(name, default)

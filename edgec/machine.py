@@ -69,7 +69,7 @@ FACTS: Mapping[Scope, Mapping[str, Fact]] = MappingProxyType({
         "group": Fact("count", "work items of a GPU that are started together"),
         "local": Fact("number", "memory that a group of work items shares, where that is faster than a cache", "B"),
         "int8_form": Fact("text", "the instruction with which int8 kernels multiply and sum",
-                          choices=("vpdpbusd", "pmaddwd", "sdot", "smlal", "portable")),
+                          choices=("vpdpbusd", "vpmaddubsw", "pmaddwd", "sdot", "smlal", "portable")),
         "int8_per_cycle": Fact("number", "int8 multiply-accumulates of one core in a cycle with that instruction"),
         "integer_mcpu": Fact("text", "LLVM's name of the core for integer kernels, where another one than mcpu serves them better"),
         "integer_mattr": Fact("texts", "instruction sets beyond those of integer_mcpu, in LLVM's words"),

@@ -32,7 +32,7 @@ def form(isa: Isa, name: str, *mattr: str, mcpu: str = "") -> Isa:
 
 VNNI = form(AVX512, "vpdpbusd", "+avx512vnni")
 FORMS = {
-    "vnni": VNNI, "madd512": form(AVX512, "pmaddwd"), "madd": form(AVX2, "pmaddwd"), "portable": AVX2,
+    "vnni": VNNI, "madd512": form(AVX512, "pmaddwd"), "madd": form(AVX2, "pmaddwd"), "maddubs": form(AVX2, "vpmaddubsw"), "portable": AVX2,
     "smlal": form(A72, "smlal"), "sdot": form(A72, "sdot", mcpu="cortex-a76"), "portable-arm": A72,
 }
 EACH = [pytest.param(isa, id=name, marks=param.marks) for name, isa in FORMS.items() for param in on(isa.integer)]

@@ -22,12 +22,12 @@ from edgec.kernels.taps import Taps
 
 DEPTH = 4
 """Bytes of a reduction that go into one lane at a time."""
-Form = Literal["vpdpbusd", "pmaddwd", "sdot", "smlal", "smull", "portable"]
-SHORT = {"vpdpbusd": "vnni", "pmaddwd": "madd", "sdot": "sdot", "smlal": "smlal", "smull": "smull", "portable": "portable"}
+Form = Literal["vpdpbusd", "vpmaddubsw", "pmaddwd", "sdot", "smlal", "smull", "portable"]
+SHORT = {"vpdpbusd": "vnni", "vpmaddubsw": "maddubs", "pmaddwd": "madd", "sdot": "sdot", "smlal": "smlal", "smull": "smull",
+         "portable": "portable"}
 """The forms as names of algorithms have them."""
-ORDER = {"vpdpbusd": ((0, 1, 2, 3),), "sdot": ((0, 1, 2, 3),), "pmaddwd": ((0, 2), (1, 3)), "smlal": ((0, 1), (2, 3)),
-         "smull": ((0, 1), (2, 3)),
-         "portable": ((0,), (1,), (2,), (3,))}
+ORDER = {"vpdpbusd": ((0, 1, 2, 3),), "vpmaddubsw": ((0, 1, 2, 3),), "sdot": ((0, 1, 2, 3),), "pmaddwd": ((0, 2), (1, 3)),
+         "smlal": ((0, 1), (2, 3)), "smull": ((0, 1), (2, 3)), "portable": ((0,), (1,), (2,), (3,))}
 """How the four bytes of a lane lie in a packed weight: one vector for each tuple, which it holds side by side for each lane."""
 _LEAST = 4
 

@@ -27,6 +27,8 @@ _BODY = 112
 """Vector products that the innermost loop may hold."""
 _UNROLLED, _COLUMNS = 220, 8
 """Products that a fully unrolled tile of a depthwise convolution may hold, and its widest."""
+_WIDENED: dict[Form, Form] = {"smlal": "smull", "vpmaddubsw": "pmaddwd"}
+"""What takes the place of a form that sums two products in 16 bits, where weights may be -128."""
 _MERGED = 32
 """The longest row of taps, in bytes, that is read as one run."""
 
@@ -161,7 +163,7 @@ class _Nest:
     def _form(self) -> Form:
         """What the unit has; sums of two products in 16 bits could overflow where weights are -128, so these are widened one by one."""
         form = cast("Form", self.isa.int8_form)
-        return "smull" if form == "smlal" and not self.operands.narrow(self.images.inputs[1]) else form
+        return form if self.operands.narrow(self.images.inputs[1]) else _WIDENED.get(form, form)
 
     def _args(self, weights: int) -> tuple[Arg, ...]:
         images, region = self.images, self.region
