@@ -25,7 +25,7 @@ from edgec.fitting import Fitted, Fitting
 from edgec.interface import Interface, of
 from edgec.ir.edit import without
 from edgec.ir.graph import Array, Graph
-from edgec.isa import Isa, cpu_isa, devices
+from edgec.isa import AIMS, Isa, cpu_isa, devices
 from edgec.kernels.base import KernelPlan
 from edgec.lang import text
 from edgec.measuring import refine
@@ -68,7 +68,8 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
     """Build a model (path, bytes, ModelProto, or the path of a textual graph) and write the bundle; returns it, opened but not loaded.
 
     `shapes` and `dims` bind what the model leaves open, `inputs` and `outputs` cut it. `threads` is what the bundle runs with unless told
-    otherwise; code and results do not depend on it. Nothing is printed: `progress` hears each step, `notes` gets sentences worth reading.
+    otherwise; code and results do not depend on it. `optimize_for` is "speed", "size", or "start": speed, with weights stored as kernels
+    read them even where that makes the bundle larger. Nothing is printed: `progress` hears each step, `notes` gets sentences worth reading.
     `interface` says how callers see inputs and outputs, such as `{"x": {"type": "u8", "layout": "NHWC", "mean": (123.7, 116.3, 103.5)}}`
     (edgec/interface.py).
     `rank` makes layers low-rank: "auto", a ratio such as 2.0, or "fc1=32" (passes/factorize.py); `int8` quantizes them
@@ -80,8 +81,8 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
     kernels on this machine for at most so many seconds, and takes over what is known of them (edgec/measuring). Raises the errors of
     edgec.errors; nothing is half-written.
     """
-    if optimize_for not in ("speed", "size"):
-        raise UsageError(f"-O is speed or size, not {optimize_for}")
+    if optimize_for not in AIMS:
+        raise UsageError(f"-O is {' or '.join(AIMS)}, not {optimize_for}")
     if threads < 1:
         raise UsageError(f"a bundle runs with at least one thread, not {threads}")
     tell = _teller(progress, cancelled)
@@ -185,7 +186,7 @@ def _refined(
 
 def _wishing(machine: Target, *, exact: bool, optimize_for: str) -> Target:
     """The target whose CPU has the facts that a user asks kernels to keep to, for passes that ask what kernels cost."""
-    facts: dict[str, Any] = {**({"optimize": "size"} if optimize_for == "size" else {}), **({"exact": True} if exact else {})}
+    facts: dict[str, Any] = {**({"optimize": optimize_for} if optimize_for != AIMS[0] else {}), **({"exact": True} if exact else {})}
     if not facts:
         return machine
     cpu = machine.cpu

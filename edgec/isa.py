@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from edgec.target import Target, Unit
 
 Broadcast = Literal["memory", "lane"]
+AIMS = ("speed", "size", "start")
+"""What a build optimizes for; all but the first are the further fact `optimize` of the unit that kernels are made for."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from edgec.kernels.region import Region, region
 from edgec.kernels.winograd import WinogradPlan
 from edgec.native import NativeDevice
 from passes.cluster import image_layout
-from tests.kernel_harness import AVX512, ISAS, gathered, run, scatter
+from tests.kernel_harness import AVX512, HOST, ISAS, gathered, run, scatter
 
 CASES = [
     ((1, 16, 12, 12), 32, (1, 1, 1, 1), True, True), ((2, 20, 7, 9), 24, (1, 1, 1, 1), True, False),
@@ -90,6 +90,31 @@ def test_results(shape: tuple[int, ...], out: int, pads: tuple[int, ...], bias: 
     got = gathered(outcome.outputs[0], View.of(result.dims, lying(result, isa)))
     wanted = evaluate(graph, feeds, precise=True)["o"]
     assert np.abs(got - wanted).max() < (1e-5 if m == 2 else 6e-5)
+
+
+@pytest.mark.parametrize("m", [2, 4])
+def test_filters_that_are_stored_are_those_that_are_made_at_start(m: int) -> None:
+    graph, _ = conv((1, 19, 9, 9), 37, (1, 1, 1, 1), bias=True, residual=False)
+    made, stored = formed(graph, HOST, m), formed(graph, replace(HOST, extra=(("optimize", "start"),)), m)
+    (position, filters), = made.plan.prepare
+    assert not stored.plan.prepare
+    assert [a.role for a in (made.plan.args[position], stored.plan.args[position])] == ["prepared", "weight"]
+    weight = graph.weights[stored.inputs[position]]
+    wanted = run(filters, emit_filters, [packed(filters, 0, weight)]).outputs[0]
+    got = packed(stored.plan, position, weight)
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-7)
+
+
+def test_a_net_that_must_start_quickly_prepares_nothing(tmp_path: Path) -> None:
+    plain, early = _two_convolutions(tmp_path), _two_convolutions(tmp_path, aim="start")
+    sizes, others = plain.manifest["sizes"], early.manifest["sizes"]
+    assert sizes["prepared_bytes"] > others["prepared_bytes"] == others["prepare_only_bytes"] == 0
+    assert not early.manifest["prepare"]
+    assert others["weights_bytes"] == sizes["weights_bytes"] - sizes["prepare_only_bytes"] + sizes["prepared_bytes"]
+    feed = np.random.default_rng(0).standard_normal((1, 32, 24, 24)).astype(np.float32)
+    one, other = (edgec.load(b.path).run(feed)["y"] for b in (plain, early))
+    np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
 
 
 def test_it_is_chosen_where_it_is_fast_and_allowed() -> None:
@@ -168,7 +193,7 @@ def _aligned(size: int) -> np.ndarray[Any, Any]:
     return block[(start := -block.ctypes.data % 64):start + size]
 
 
-def _two_convolutions(folder: Path) -> edgec.Bundle:
+def _two_convolutions(folder: Path, aim: str = "speed") -> edgec.Bundle:
     """Two layers of Winograd's method, and around them some that need their weights in every run."""
     rng = np.random.default_rng(1)
     names, weights = ["x", "a", "b", "c", "d", "y"], [(32, 32, 1, 1), (64, 32, 3, 3), (32, 64, 1, 1), (64, 32, 3, 3), (64, 64, 1, 1)]
@@ -176,4 +201,4 @@ def _two_convolutions(folder: Path) -> edgec.Bundle:
     tensors = [numpy_helper.from_array((rng.standard_normal(s) / 16).astype(np.float32), f"w{i}") for i, s in enumerate(weights)]
     ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT, d) for n, d in (("x", (1, 32, 24, 24)), ("y", (1, 64, 24, 24)))]
     model = helper.make_model(helper.make_graph(nodes, "two", ports[:1], ports[1:], tensors), opset_imports=[helper.make_opsetid("", 17)])
-    return edgec.build(model, target="host", output=folder / "two.edgec")
+    return edgec.build(model, target="host", output=folder / f"two.{aim}.edgec", name="two", optimize_for=aim)

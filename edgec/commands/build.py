@@ -10,6 +10,7 @@ from edgec.commands import options
 from edgec.commands.console import Console
 from edgec.commands.files import write, write_folder
 from edgec.errors import UsageError
+from edgec.isa import AIMS
 
 if TYPE_CHECKING:
     from edgec.build import Built
@@ -29,7 +30,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, help="where to write (default: MODEL.TARGET.edgec)")
     parser.add_argument("--name", help="what the model is called in C (default: the name of the file)")
     parser.add_argument("--threads", type=options.positive, default=1, metavar="N", help="what the bundle uses unless told otherwise")
-    parser.add_argument("-O", dest="optimize", choices=("speed", "size"), default="speed", help="what to optimize for")
+    parser.add_argument("-O", dest="optimize", choices=AIMS, default=AIMS[0],
+                        help="what to optimize for; start: speed, and a first run without preparations, for a larger file")
     parser.add_argument("--exact", action="store_true", help="no algorithm that changes results by more than rounding")
     parser.add_argument("--measure", type=options.budget, nargs="?", const=60.0, metavar="SECONDS", help="time kernels on this machine for "
                         "at most so long (60), where the cost model may be wrong, and remember what was faster; 0 only uses what is known")

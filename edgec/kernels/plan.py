@@ -130,6 +130,8 @@ def packed(plan: KernelPlan, arg: int, array: Array) -> Array:
         return separable.pack(plan, arg, array)
     if isinstance(plan, winograd.FiltersPlan):
         return winograd.pack(plan, array)
+    if isinstance(plan, winograd.WinogradPlan) and arg == 1:
+        return winograd.filters(plan, array)
     if isinstance(plan, recurrent.RecurrentPlan):
         return recurrent.pack(plan, arg, array)
     return array.reshape(-1)

@@ -28,7 +28,8 @@ _SUMS = {2: (8, 6), 4: (14, 12)}    # operations of the transforms along one axi
 def convolution(region: Region, isa: Isa, operands: Operands) -> Planned | str:
     """The direct plan of a Conv, or a form of Winograd's that is predicted to be clearly faster and worth its memory.
 
-    `exact` and `optimize` = "size" among the further facts of the unit forbid it: it rounds more, and its filters take more memory.
+    `exact` and `optimize` = "size" among the further facts of the unit forbid it: it rounds more, and its filters take more memory. With
+    `optimize` = "start" the filters are stored as the kernel reads them, and nothing is made of the weights at run time.
     """
     made, wish = direct(region, isa, operands), operands.choice
     if isinstance(made, str) or isa.fact("exact") or isa.fact("optimize") == "size" or isa.lanes == 1:
@@ -97,11 +98,15 @@ def _plan(
     least = min(p.computing for p in plans)
     plan = min((p for p in plans if p.computing <= _MEMORY * least), key=lambda p: p.tiles)
     args = list(images.args(region))
-    args[1] = Arg("prepared", "f32", filters)
+    stored = isa.fact("optimize") == "start"
+    args[1] = Arg("weight" if stored else "prepared", "f32", filters)
     args.append(Arg("scratch", "f32", scratch_elements(plan)))
-    stored = Arg("weight", images.inputs[1].tensor.dtype, ic * oc * TAPS * TAPS)
-    prepare = FiltersPlan(isa, (stored, Arg("output", "f32", filters)), len(plan.widths), m=m, channels=ic, widths=plan.widths)
-    return Planned(replace(plan, args=tuple(args), bytes=traffic(args), prepare=((1, prepare),)), (*images.inputs, *region.operands))
+    plan = replace(plan, args=tuple(args), bytes=traffic(args))
+    if stored:
+        return Planned(plan, (*images.inputs, *region.operands))
+    weight = Arg("weight", images.inputs[1].tensor.dtype, ic * oc * TAPS * TAPS)
+    prepare = FiltersPlan(isa, (weight, Arg("output", "f32", filters)), len(plan.widths), m=m, channels=ic, widths=plan.widths)
+    return Planned(replace(plan, prepare=((1, prepare),)), (*images.inputs, *region.operands))
 
 
 def _blocks(total: int) -> Iterable[int]:

@@ -4,7 +4,7 @@ Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016: a 
 d are its (m+2) x (m+2) inputs and * multiplies element by element. Over all channels, each of the (m+2)^2 elements is a matrix product of
 its own, so 9 multiplications an output become (m+2)^2 / m^2: four for m=2, two and a quarter for m=4.
 
-G g G' of all filters is computed once, by `NAME_prepare` (`FiltersPlan`).
+G g G' of all filters is computed once: by `NAME_prepare` (`FiltersPlan`), or, where a net must start quickly, when it is built (`filters`).
 """
 
 from dataclasses import dataclass
@@ -18,11 +18,13 @@ from edgec.kernels.choice import Choice
 
 TAPS = 3
 UNROLL = 4              # channels in a body of the innermost loop
+_G = {2: ((1, 0, 0), (1 / 2, 1 / 2, 1 / 2), (1 / 2, -1 / 2, 1 / 2), (0, 0, 1)),
+      4: ((1 / 4, 0, 0), (-1 / 6, -1 / 6, -1 / 6), (-1 / 6, 1 / 6, -1 / 6), (1 / 24, 1 / 12, 1 / 6), (1 / 24, -1 / 12, 1 / 6), (0, 0, 1))}
 
 
 @dataclass(frozen=True)
 class WinogradPlan(KernelPlan):
-    """args: input, filters (as FiltersPlan makes them), [bias], epilogue operands…, output, scratch.
+    """args: input, filters (as FiltersPlan and `filters` make them), [bias], epilogue operands…, output, scratch.
 
     `x`, `y`: views [n, c, h, w]. `m`: outputs of a tile along each axis. `pads`: above and to the left. `widths`: the vector groups of the
     output channels. `tiles` neighboring tiles, of all images in a row, are transformed together: a block; `columns` of them make a register
@@ -115,6 +117,18 @@ def pack(plan: FiltersPlan, weight: Array) -> Array:
         groups.append(weight[start:start + size].reshape(size, plan.channels, TAPS * TAPS).transpose(1, 2, 0).reshape(-1))
         start += size
     return np.ascontiguousarray(np.concatenate(groups))
+
+
+def filters(plan: WinogradPlan, weight: Array) -> Array:
+    """G g G' of a weight [M, C, 3, 3], f32 from sums in f64, as [vector group][element of the tile][input channel][lane]."""
+    g = np.array(_G[plan.m])
+    groups, start = [], 0
+    for widths in plan.widths:
+        size = sum(widths)
+        part = np.tensordot(weight[start:start + size].astype(np.float64), g, axes=(3, 1))     # [lane, channel, row of taps, j]
+        groups.append(np.tensordot(g, part, axes=(1, 2)).transpose(0, 3, 2, 1).astype(np.float32).reshape(-1))
+        start += size
+    return np.concatenate(groups)
 
 
 def apart(elements: int, line: int) -> int:

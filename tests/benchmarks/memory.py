@@ -19,6 +19,7 @@ from pathlib import Path
 
 import edgec
 from edgec.codegen import toolchain
+from edgec.isa import AIMS
 from tests.benchmarks.models import LIGHT, find, table
 from tests.bundles import BOUND, ROOT
 
@@ -72,11 +73,11 @@ report(start)
 """
 
 
-def build(name: str, folder: Path) -> Path:
+def build(name: str, folder: Path, aim: str) -> Path:
     """The bundle of a model for this machine, with its runner; one that lies in the folder is taken as it is."""
     place = folder / f"{name}.edgec"
     if not (place / "manifest.json").exists():
-        edgec.build(find(name, folder), target="host", output=place, **BOUND.get(name, {}))
+        edgec.build(find(name, folder), target="host", output=place, optimize_for=aim, **BOUND.get(name, {}))
     prefix = json.loads((place / "manifest.json").read_bytes())["c_name"]
     (folder / "report.c").write_text(_REPORT)
     link(["main.c", "edgec_rt.c", f"{prefix}.o", f"{prefix}_weights.S", str(folder / "report.c")], place, folder / f"{name}.runner")
@@ -118,12 +119,13 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=5, help="fresh processes of each kind")
     parser.add_argument("--runs", type=int, default=200, help="runs in one process, for their percentiles; 0 for none")
     parser.add_argument("--threads", type=int, default=1, help="of all three, on as many cores")
+    parser.add_argument("-O", dest="optimize", choices=AIMS, default=AIMS[0], help="what to build for; each in a folder of its own")
     parser.add_argument("--build-only", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = (args.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        places = {name: build(name, folder) for name in args.models}
+        places = {name: build(name, folder, args.optimize) for name in args.models}
         if args.build_only:
             return
         (folder / "empty.c").write_text("int main(void) { return 0; }\n")
