@@ -37,7 +37,8 @@ class ContractPlan(KernelPlan):
     of a task. `ahead`: lines of the next vector group's weights that are asked for at a time, in each innermost body, or where
     these are too many (`seldom`) in front of the bodies of a chunk at one tap; `lead`: how many bytes in front of its own loads a body asks
     again, where two groups' weights are too many for the second level. With `widen`, a task first widens the weights of a
-    vector group into its scratch memory, because many tiles read them.
+    vector group into its scratch memory, because many tiles read them. With `turns`, the tiles of a row take turns: each closes one partial
+    sum, so that the weights of that part are read from the first level, and totals lie in scratch memory meanwhile.
     """
 
     x: View
@@ -63,6 +64,7 @@ class ContractPlan(KernelPlan):
     ahead: int = 0
     seldom: bool = False
     lead: int = 0
+    turns: bool = False
 
     kind = "contract"
 
@@ -80,12 +82,12 @@ class ContractPlan(KernelPlan):
     def open(self) -> Self:
         """Without the tile and all that follows from it: how tasks are cut, weights read and asked for, and loops unrolled."""
         return replace(self, args=tuple(a for a in self.args if a.role != "scratch"), tasks=0, widths=(), columns=0, unroll=0, row_chunks=0,
-                       streams=1, together=1, widen=False, ahead=0, lead=0)
+                       streams=1, together=1, widen=False, ahead=0, lead=0, turns=False)
 
     @property
     def output(self) -> int:
         """The number of the argument that is written."""
-        return len(self.args) - 1 - self.widen
+        return len(self.args) - 1 - (self.widen or self.turns)
 
     @property
     def in_channels(self) -> int:

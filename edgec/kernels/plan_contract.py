@@ -28,6 +28,8 @@ _READERS = 8
 """Tiles that read the same weights, from which on it is worth to widen these before."""
 _LEAD = 4096
 """Bytes from a load of weights to the line that is asked for meanwhile: a page, where what a core asks for by itself ends."""
+_STREAMING = 0.25
+"""Of the second level's speed, how much weights take that a core notices."""
 _PIECES, _PIECE = 16, 128
 """At most so many rows, each of at least so many pixels, when an image is cut anew for a 1x1 convolution."""
 
@@ -168,12 +170,14 @@ def contraction(region: Region, isa: Isa, images: Images, nest: Nest, wish: tupl
     passes = count * sum(-(-t.out_count // tile.tw) for t in nest.xs)
     near = _ahead(isa, args[1], tile, (unroll, chunk), total, 1 if nest.w is not None or widen else passes, groups)
     args += (Arg("scratch", "f32", max(map(sum, widths)) * total),) if widen else ()
+    turns = _takes_turns(isa, nest, tile, total, widen=widen)
+    args += (Arg("scratch", "f32", max(map(sum, widths)) * pieces),) if turns else ()
     plan = ContractPlan(
         isa, args, fixed * row_chunks, x=x, y=y, ys=nest.ys, xs=nest.xs, kernel=nest.kernel, groups=groups, widths=widths, columns=tile.tw,
         unroll=unroll, chunk=chunk, row_chunks=row_chunks, partial=max(1, PARTIAL // (chunk * ky * kx)), bias=images.bias,
         epilogue=images.epilogue(region), w=nest.w, name=nest.name, form=nest.form,
         streams=min(tile.nb, streams(isa, args[1].elements * dtype_bits(args[1].dtype) // 8)) if once else 1,
-        together=together, widen=widen, ahead=near[0], seldom=near[1], lead=near[2],
+        together=together, widen=widen, ahead=near[0], seldom=near[1], lead=near[2], turns=turns,
         macs=macs, bytes=traffic(args), computing=tile.cycles * n * groups,
         passes=passes if not near[0] else 1, others=tile.others)
     return Planned(plan, (*images.inputs, *region.operands))
@@ -194,6 +198,18 @@ def _ahead(
     seldom = steps[0] * step < isa.line_bytes * passes
     lines = -(-steps[seldom] * step // (isa.line_bytes * passes))
     return lines, seldom, _LEAD if 2 * step * total > (isa.l2_bytes or isa.l1_bytes) else 0
+
+
+def _takes_turns(isa: Isa, nest: Nest, tile: Tile, reduction: int, *, widen: bool) -> bool:
+    """Whether the tiles of a row take turns: where they would read much from the second level, as each reads all weights of a group anew.
+
+    Measured with AVX2 on 3x3 convolutions; 1x1 convolutions gain nothing.
+    """
+    if widen or isinstance(isa, Device) or isa.broadcast != "memory" or nest.kernel == (1, 1) or isa.fact("optimize") == "size":
+        return False
+    rate = isa.lanes * _WIDE * isa.fma_ports / tile.tw                          # bytes of weights a cycle
+    several = reduction >= 2 * PARTIAL and sum(t.out_count for t in nest.xs) >= 2 * tile.tw
+    return several and tile.nb * isa.lanes * reduction * _WIDE > isa.l1_bytes and rate > _STREAMING * isa.l2_bytes_per_cycle
 
 
 def _widens(isa: Isa, nest: Nest, stored: int, tile: Tile, reduction: int, outputs: int) -> bool:

@@ -12,7 +12,7 @@ from edgec.kernels.base import vectors
 from edgec.kernels.contract import ContractPlan, streams
 from edgec.kernels.emit import tiles
 from edgec.kernels.emit.ahead import Ahead
-from edgec.kernels.emit.core import Accumulators, Index, Kernel, Vector, address, along, cast, const, function, lane, loop
+from edgec.kernels.emit.core import Accumulators, Index, Kernel, Vector, address, along, cast, const, function, lane, loop, when
 from edgec.kernels.emit.elementwise import epilogue
 from edgec.kernels.emit.tiles import Output
 from edgec.kernels.taps import TapRun, Taps, Tiles
@@ -44,6 +44,8 @@ def vectors_of(plan: ContractPlan, kernel: Kernel, task: Index, at: tuple[Index,
     tile = _Tile(plan, kernel, *at, widths, first, partial(_nothing, task))
     if plan.widen:
         tile.widen(task * plan.args[-1].elements)
+    if plan.turns:
+        tile.totals = T.bind(task * plan.args[-1].elements)
     tile.ask(part[0])
     for ys in plan.ys:
         tiles.rows(*part, ys.out_count, range(ys.out_count), partial(_row, tile, ys))
@@ -59,7 +61,11 @@ def some_rows(plan: ContractPlan, kernel: Kernel, task: Index, at: tuple[Index, 
 
 def _row(tile: "_Tile", ys: Taps, y: Index) -> None:
     plan = tile.plan
-    tiles.tiles(plan.xs, plan.columns, plan.x.axes[3].extent, partial(tile.emit, Output(ys, y)))
+    if not plan.turns:
+        tiles.tiles(plan.xs, plan.columns, plan.x.axes[3].extent, partial(tile.emit, Output(ys, y)))
+        return
+    with T.serial(0, -(-plan.in_channels // (plan.chunk * plan.partial))) as turn:
+        tiles.tiles(plan.xs, plan.columns, plan.x.axes[3].extent, partial(tile.turn, Output(ys, y), turn))
 
 
 class _Tile:
@@ -74,6 +80,7 @@ class _Tile:
         reduction = plan.in_channels * plan.kernel[0] * plan.kernel[1]
         self.stored, self.weight = 1, group * (plan.out_channels * reduction) + first * reduction
         self.size = self.offsets[-1] * reduction
+        self.totals: Index = 0                                 # where those of a row begin in scratch memory
         self.streams: list[tuple[int, int]] = []               # of each vector: lanes of its stream, and where it begins in it
         for part in streams(widths, plan.streams):
             begin = self.offsets[len(self.streams)] * (reduction - 1)
@@ -132,12 +139,44 @@ class _Tile:
             loop(0, whole - 1, lambda i: part((i + 1) * plan.partial, plan.partial))
             if chunks % plan.partial:
                 part(whole * plan.partial, chunks % plan.partial)
-        y, x = row.position, column.position
+        self._finish(acc, row, column, columns)
+
+    def turn(self, row: Output, number: Index, column: Output, alike: Tiles) -> None:
+        """One partial sum of a tile, added to those before it; the last one is followed by the epilogue."""
+        plan, k, columns, chunks = self.plan, self.k, alike.columns, self.plan.in_channels // self.plan.chunk
+        acc, scratch, first = Accumulators(self.widths, columns), len(plan.args) - 1, number * plan.partial
+        for j, w in enumerate(self.widths):
+            nothing = const(0.0, "f32", w)
+            start = tirx.Select(number == 0, k.load(2, self.channel + self.offsets[j], w), nothing) if plan.bias else nothing
+            for i in range(columns):
+                acc.set(i, j, start)
+        low, high = tiles.clip(row, plan.x.axes[2].extent)
+        last = first + plan.partial if chunks % plan.partial == 0 else T.bind(T.min(first + plan.partial, chunks))
+        if alike.runs:
+            loop(first, last, lambda q: loop(low, high, lambda ty: self._row_of_taps(acc, q, row, ty, column, alike.runs)))
+        places = {(i, j): self.totals + (column.position + i * column.taps.out_step) * self.offsets[-1] + self.offsets[j]
+                  for i in range(columns) for j in range(len(self.widths))}
+
+        def add() -> None:
+            for (i, j), place in places.items():
+                acc.set(i, j, k.load(scratch, place, self.widths[j]) + acc.get(i, j))
+
+        def keep() -> None:
+            for (i, j), place in places.items():
+                k.store(scratch, acc.get(i, j), place, self.widths[j])
+
+        when(number > 0, add)
+        when(last < chunks, keep)
+        when(last == chunks, lambda: self._finish(acc, row, column, columns))
+
+    def _finish(self, acc: Accumulators, row: Output, column: Output, columns: int) -> None:
+        """Apply the epilogue, and store."""
+        plan, y, x = self.plan, row.position, column.position
         for i in range(columns):
             for j, w in enumerate(self.widths):
                 at = [self.n, self.channel + self.offsets[j], y, x + i * column.taps.out_step]
-                value = epilogue(k, plan.epilogue, acc.get(i, j), at, 1, w)
-                k.write(plan.output, plan.y, at, 1, value, w)
+                value = epilogue(self.k, plan.epilogue, acc.get(i, j), at, 1, w)
+                self.k.write(plan.output, plan.y, at, 1, value, w)
 
     def _start(self, acc: Accumulators, columns: int, *, bias: bool) -> None:
         for j, w in enumerate(self.widths):
