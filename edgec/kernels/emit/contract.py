@@ -113,7 +113,7 @@ class _Tile:
 
     def emit(self, row: Output, column: Output, alike: Tiles) -> None:
         """Start from the bias, reduce, apply the epilogue, store."""
-        plan, k, columns = self.plan, self.k, alike.columns
+        plan, columns = self.plan, alike.columns
         acc = Accumulators(self.widths, columns)
         self._start(acc, columns, bias=True)
         low, high = tiles.clip(row, plan.x.axes[2].extent)
