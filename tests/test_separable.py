@@ -17,6 +17,7 @@ from edgec.ir.graph import Graph, Node, Value
 from edgec.ir.layout import Layout, View
 from edgec.isa import Isa, cpu_isa
 from edgec.kernels.base import Operands, Planned
+from edgec.kernels.contract import ContractPlan
 from edgec.kernels.emit.separable import emit
 from edgec.kernels.plan import packed, plan
 from edgec.kernels.plan_separable import Chain, chain
@@ -27,7 +28,7 @@ from edgec.target import find, scalar
 from edgec.why import why
 from tests import c_programs
 from tests.bundles import feeds
-from tests.kernel_harness import A72, AVX512, HOST, gathered, on, run, scatter
+from tests.kernel_harness import A72, AVX2, AVX512, HOST, gathered, on, run, scatter
 
 catalog = module("passes.catalog")
 
@@ -149,6 +150,21 @@ def test_any_height_of_band_gives_the_results_of_the_graph(case: dict[str, Any],
     for planned in (found.of(rows) for rows in case["rows"]):
         assert isinstance(planned, Planned), planned
         assert np.abs(results(planned, given, feeds, how) - exact).max() <= allowed, planned.plan
+
+
+@pytest.mark.parametrize("isa", on(AVX2))
+def test_tiles_of_the_first_convolution_do_not_take_turns(isa: Isa) -> None:
+    """Its rows go into the ring one by one, whatever it would do alone."""
+    given = parse(text({"x": (1, 64, 8, 56), "c": 32, "parts": "fdp", "m": 16}))
+    lying = Operands.of(given.weights, lambda v: View.of(v.dims, layout(v, isa, "blocks")))
+    alone = plan(given.nodes[0], isa, lying)
+    assert isinstance(alone, Planned)
+    assert isinstance(alone.plan, ContractPlan)
+    assert alone.plan.turns
+    planned, feeds = parts(given, isa, "blocks").of(2), feeds_of(given)
+    assert isinstance(planned, Planned)
+    exact = evaluate(given, feeds, precise=True)["y"]
+    assert np.abs(results(planned, given, feeds, "blocks") - exact).max() <= 1e-5 * np.abs(exact).max()
 
 
 @pytest.mark.parametrize("isa", on(HOST))

@@ -85,6 +85,11 @@ class ContractPlan(KernelPlan):
                        streams=1, together=1, widen=False, ahead=0, lead=0, turns=False)
 
     @property
+    def straight(self) -> Self:
+        """With tiles that do not take turns: each runs through its reduction, and there is no scratch memory for totals."""
+        return replace(self, args=self.args[:-1], turns=False) if self.turns else self
+
+    @property
     def output(self) -> int:
         """The number of the argument that is written."""
         return len(self.args) - 1 - (self.widen or self.turns)
