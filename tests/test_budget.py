@@ -20,6 +20,7 @@ from edgec.errors import DoesNotFit, UsageError
 from edgec.ir.evaluate import evaluate
 from edgec.ir.graph import Array
 from edgec.pipeline import Context, run_passes
+from edgec.study import budget
 from edgec.study.budget import BOTH, Accuracy, Row, passes, select
 from edgec.study.outputs import Outputs
 
@@ -40,6 +41,12 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "x.npz", image=images)
     np.save(folder / "y.npy", labels)
     return folder
+
+
+@pytest.fixture
+def two_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Low-rank layers are fitted anew for each choice, which takes most of the time here; test_int8_keeps_… and others try all they may."""
+    monkeypatch.setattr(budget, "_TRIES", 2)
 
 
 def best(rows: list[Row], limits: list[float]) -> float:
@@ -95,6 +102,7 @@ def test_int8_keeps_the_layers_that_a_cosine_needs(samples: Path, tmp_path: Path
     assert cosine(np.concatenate([whole.run({"image": i[None]})["logits"] for i in images]), wanted) < cosine(made, wanted)
 
 
+@pytest.mark.usefixtures("two_tries")
 def test_a_drop_of_right_answers_is_kept(samples: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["build", str(MODEL), "-t", "cortex-a72", "-o", str(tmp_path / "m.edgec"), "--rank", "auto", "--calibrate",
                str(samples / "x.npz"), "--max-drop", "1%", "--labels", str(samples / "y.npy")]
@@ -108,6 +116,7 @@ def test_a_drop_of_right_answers_is_kept(samples: Path, tmp_path: Path, capsys: 
     assert (tmp_path / "m.html").read_text().count('class="layer"') == 7
 
 
+@pytest.mark.usefixtures("two_tries")
 @pytest.mark.parametrize("flags", [["--int8", "--min-cosine", "0.99999999"], ["--rank", "auto", "--min-cosine", "0.99999999"]])
 def test_what_cannot_be_met_is_refused_with_its_price(samples: Path, tmp_path: Path, flags: list[str],
                                                        capsys: pytest.CaptureFixture[str]) -> None:
@@ -194,6 +203,7 @@ def test_each_layer_gets_its_edit() -> None:
     assert {origin for origin, _ in found} == set(names)
 
 
+@pytest.mark.usefixtures("two_tries")
 def test_both_ways_share_a_budget(samples: Path, tmp_path: Path) -> None:
     bundle = edgec.build(MODEL, "cortex-a72", tmp_path / "m.edgec", int8=True, rank="auto", calibrate=samples / "x.npz", min_cosine=0.999)
     accuracy, told = bundle.manifest["accuracy"], bundle.manifest["options"]

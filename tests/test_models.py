@@ -14,6 +14,7 @@ import pytest
 
 from edgec.build import build, compile_graph
 from edgec.bundle import Bundle
+from edgec.codegen.program import Program
 from edgec.ir.evaluate import evaluate
 from edgec.ir.graph import Array
 from edgec.lang.text import show
@@ -205,23 +206,27 @@ def test_accuracy_is_unchanged(name: str, tmp_path: Path) -> None:
     assert script("acc").evaluate(name, one_by_one, str(MODELS / "data"), n, first) == wanted
 
 
-def test_resnet50_is_nothing_but_its_arithmetic(tmp_path: Path) -> None:
-    made = build(model("light_resnet50"), "host", tmp_path / "m.edgec", exact=True)
-    kinds = [made.manifest["kernels"][s["kernel"]]["kind"] for s in made.manifest["steps"]]
+def planned(name: str, *, exact: bool = False) -> Program:
+    """What a bundle would be made of, without its code: everything that follows asks for numbers that are known before."""
+    return compile_graph(import_model(model(name), static=True, notes=[]), "host", name, exact=exact).schedule.program
+
+
+def test_resnet50_is_nothing_but_its_arithmetic() -> None:
+    made = planned("light_resnet50", exact=True)
+    kinds = [made.kernels[c.kernel].kind for c in made.calls]
     assert {k: kinds.count(k) for k in set(kinds)} == {"conv": 53, "pool": 2, "gemm": 1}
-    assert all(k["scratch_bytes"] == 0 for k in made.manifest["kernels"].values())
+    assert all(k.scratch_bytes == 0 for k in made.kernels.values())
 
 
-def test_winograd_has_the_same_kernels_and_says_what_it_costs(tmp_path: Path) -> None:
-    made = bundle("light_resnet50", "host", tmp_path)
-    kernels = [made.manifest["kernels"][s["kernel"]] for s in made.manifest["steps"]]
-    fast = [k for k in kernels if k["algo"].startswith("winograd")]
+def test_winograd_has_the_same_kernels_and_says_what_it_costs() -> None:
+    made = planned("light_resnet50")
+    kernels = [made.kernels[c.kernel] for c in made.calls]
+    fast = [k for k in kernels if k.algo.startswith("winograd")]
     assert len(kernels) == 56
     assert len(fast) > 8
-    assert made.manifest["sizes"]["prepared_bytes"] > 0
-    assert made.manifest["sizes"]["weights_bytes"] == build(model("light_resnet50"), "host", tmp_path / "m.edgec",
-                                                             exact=True).manifest["sizes"]["weights_bytes"]
+    assert made.prepared_bytes > 0
+    assert made.weights_bytes == planned("light_resnet50", exact=True).weights_bytes
 
 
-def test_squeezenet_fits_into_four_megabytes(tmp_path: Path) -> None:
-    assert bundle("light_squeezenet", "host", tmp_path).manifest["sizes"]["arena_bytes"] <= 4.0 * 2**20
+def test_squeezenet_fits_into_four_megabytes() -> None:
+    assert planned("light_squeezenet").arena_bytes <= 4.0 * 2**20
