@@ -66,6 +66,7 @@ bare_examples() { # examples/run.sh must need no compiler and no binutils: it se
 }
 
 tests() {
+    unset PYTHONDONTWRITEBYTECODE   # many tests start Python anew, which would read every source of edgec anew
     export OPENBLAS_NUM_THREADS=1   # a test has one core, and threads that wait for each other take ten times as long
     .venv/bin/python -m pytest -n auto --dist worksteal -q -rs -m "$markers" "$@" 2>&1 | tee "$log"
 }
