@@ -26,7 +26,7 @@ from edgec.study.outputs import Outputs
 
 CATALOG, PORTABLE = module("passes.catalog").CATALOG, module("passes.catalog").PORTABLE
 MODEL = Path(__file__).resolve().parent.parent / "examples" / "models" / "digits_cnn.onnx"
-COUNT = 32
+COUNT = 16
 
 
 def digits(count: int, first: int = 0) -> tuple[Array, Array]:
@@ -111,19 +111,20 @@ def test_a_drop_of_right_answers_is_kept(samples: Path, tmp_path: Path, capsys: 
     assert manifest["accuracy"]["drop"] <= 0.01
     assert 0 < manifest["accuracy"]["saved"] < 1
     assert {part.partition("=")[0] for part in manifest["options"]["rank"].split(",")} == set(manifest["accuracy"]["chosen"])
-    assert "8 held-out samples tell no drop under 12.50% apart from none" in capsys.readouterr().err
+    assert "4 held-out samples tell no drop under 25.00% apart from none" in capsys.readouterr().err
     assert main(["report", str(tmp_path / "m.edgec"), "-o", str(tmp_path / "m.html")]) == 0
     assert (tmp_path / "m.html").read_text().count('class="layer"') == 7
 
 
 @pytest.mark.usefixtures("two_tries")
-@pytest.mark.parametrize("flags", [["--int8", "--min-cosine", "0.99999999"], ["--rank", "auto", "--min-cosine", "0.99999999"]])
-def test_what_cannot_be_met_is_refused_with_its_price(samples: Path, tmp_path: Path, flags: list[str],
+@pytest.mark.parametrize("how", [["--int8"], pytest.param(["--rank", "auto"], marks=pytest.mark.slow)])     # near_ties: in no time
+def test_what_cannot_be_met_is_refused_with_its_price(samples: Path, tmp_path: Path, how: list[str],
                                                        capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["build", str(MODEL), "-o", str(tmp_path / "m.edgec"), "--calibrate", str(samples / "x.npz"), *flags]
+    command = ["build", str(MODEL), "-o", str(tmp_path / "m.edgec"), "--calibrate", str(samples / "x.npz"), *how,
+               "--min-cosine", "0.99999999"]
     assert main(command) == 4
     said = capsys.readouterr().err
-    assert "within a cosine of 0.99999999, on 8 held-out samples: the gentlest edit is " in said
+    assert "within a cosine of 0.99999999, on 4 held-out samples: the gentlest edit is " in said
     assert "less time for a drop of " in said
     assert "7 of 7 layers" in said or "of 7 layers, " in said
     assert list(tmp_path.iterdir()) == []

@@ -121,7 +121,7 @@ def feeds_of(given: Graph) -> dict[str, Any]:
 CASES: list[dict[str, Any]] = [
     {"x": (1, 32, 12, 12), "parts": "dp", "m": 32, "rows": (4, 5)},
     {"x": (2, 17, 9, 7), "parts": "dp", "m": 13, "s": (2, 2), "rows": (2,), "residual": True, "act": "hswish"},
-    {"x": (1, 12, 8, 8), "parts": "dp", "m": 20, "k": (5, 5), "pads": (2, 2, 2, 2), "rows": (4,), "residual": True},
+    {"x": (1, 16, 8, 8), "parts": "dp", "m": 24, "k": (5, 5), "pads": (2, 2, 2, 2), "rows": (4,), "residual": True},
     {"x": (3, 48, 1, 1), "parts": "dp", "m": 20, "rows": (1,)},
     {"x": (1, 16, 11, 13), "parts": "dp", "m": 16, "k": (3, 5), "s": (1, 2), "d": (2, 1), "pads": (0, 3, 2, 1), "rows": (4,),
      "bias": False},
