@@ -44,9 +44,10 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def two_tries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Low-rank layers are fitted anew for each choice, which takes most of the time here; test_int8_keeps_… and others try all they may."""
+def rough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fitting low-rank layers takes most of the time here, and test_factorize.py judges it: two choices are tried, on few probes."""
     monkeypatch.setattr(budget, "_TRIES", 2)
+    monkeypatch.setattr(module("passes.factorize"), "_WORK", 1e9)
 
 
 def best(rows: list[Row], limits: list[float]) -> float:
@@ -102,7 +103,7 @@ def test_int8_keeps_the_layers_that_a_cosine_needs(samples: Path, tmp_path: Path
     assert cosine(np.concatenate([whole.run({"image": i[None]})["logits"] for i in images]), wanted) < cosine(made, wanted)
 
 
-@pytest.mark.usefixtures("two_tries")
+@pytest.mark.usefixtures("rough")
 def test_a_drop_of_right_answers_is_kept(samples: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["build", str(MODEL), "-t", "cortex-a72", "-o", str(tmp_path / "m.edgec"), "--rank", "auto", "--calibrate",
                str(samples / "x.npz"), "--max-drop", "1%", "--labels", str(samples / "y.npy")]
@@ -116,7 +117,7 @@ def test_a_drop_of_right_answers_is_kept(samples: Path, tmp_path: Path, capsys: 
     assert (tmp_path / "m.html").read_text().count('class="layer"') == 7
 
 
-@pytest.mark.usefixtures("two_tries")
+@pytest.mark.usefixtures("rough")
 @pytest.mark.parametrize("how", [["--int8"], pytest.param(["--rank", "auto"], marks=pytest.mark.slow)])     # near_ties: in no time
 def test_what_cannot_be_met_is_refused_with_its_price(samples: Path, tmp_path: Path, how: list[str],
                                                        capsys: pytest.CaptureFixture[str]) -> None:
@@ -171,6 +172,7 @@ def test_int8_within_a_drop_of_right_answers(samples: Path, tmp_path: Path) -> N
     assert len(bundle.manifest["accuracy"]["chosen"]) == len(bundle.manifest["study"]["layers"])
 
 
+@pytest.mark.usefixtures("rough")
 def test_a_ratio_is_measured_as_it_is(samples: Path, tmp_path: Path) -> None:
     alone = "rank 2.5, each layer fitted by itself, costs a drop of"
     with pytest.raises(DoesNotFit, match=rf"rank 4.0 costs a drop of .* of 0.999 is asked; {alone} .*; auto keeps "):
@@ -204,7 +206,7 @@ def test_each_layer_gets_its_edit() -> None:
     assert {origin for origin, _ in found} == set(names)
 
 
-@pytest.mark.usefixtures("two_tries")
+@pytest.mark.usefixtures("rough")
 def test_both_ways_share_a_budget(samples: Path, tmp_path: Path) -> None:
     bundle = edgec.build(MODEL, "cortex-a72", tmp_path / "m.edgec", int8=True, rank="auto", calibrate=samples / "x.npz", min_cosine=0.999)
     accuracy, told = bundle.manifest["accuracy"], bundle.manifest["options"]
