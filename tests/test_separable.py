@@ -153,8 +153,8 @@ def test_any_height_of_band_gives_the_results_of_the_graph(case: dict[str, Any],
 
 
 @pytest.mark.parametrize("isa", on(AVX2))
-def test_tiles_of_the_first_convolution_do_not_take_turns(isa: Isa) -> None:
-    """Its rows go into the ring one by one, whatever it would do alone."""
+def test_tiles_of_the_first_convolution_may_take_turns(isa: Isa) -> None:
+    """Their totals lie in the ring of rows meanwhile."""
     given = parse(text({"x": (1, 64, 8, 56), "c": 32, "parts": "fdp", "m": 16}))
     lying = Operands.of(given.weights, lambda v: View.of(v.dims, layout(v, isa, "blocks")))
     alone = plan(given.nodes[0], isa, lying)

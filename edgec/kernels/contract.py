@@ -38,7 +38,7 @@ class ContractPlan(KernelPlan):
     these are too many (`seldom`) in front of the bodies of a chunk at one tap; `lead`: how many bytes in front of its own loads a body asks
     again, where two groups' weights are too many for the second level. With `widen`, a task first widens the weights of a
     vector group into its scratch memory, because many tiles read them. With `turns`, the tiles of a row take turns: each closes one partial
-    sum, so that the weights of that part are read from the first level, and totals lie in scratch memory meanwhile.
+    sum, so that the weights of that part are read from the first level, and totals lie in the output meanwhile.
     """
 
     x: View
@@ -85,14 +85,9 @@ class ContractPlan(KernelPlan):
                        streams=1, together=1, widen=False, ahead=0, lead=0, turns=False)
 
     @property
-    def straight(self) -> Self:
-        """With tiles that do not take turns: each runs through its reduction, and there is no scratch memory for totals."""
-        return replace(self, args=self.args[:-1], turns=False) if self.turns else self
-
-    @property
     def output(self) -> int:
         """The number of the argument that is written."""
-        return len(self.args) - 1 - (self.widen or self.turns)
+        return len(self.args) - 1 - self.widen
 
     @property
     def in_channels(self) -> int:

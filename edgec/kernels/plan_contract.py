@@ -170,8 +170,7 @@ def contraction(region: Region, isa: Isa, images: Images, nest: Nest, wish: tupl
     passes = count * sum(-(-t.out_count // tile.tw) for t in nest.xs)
     near = _ahead(isa, args[1], tile, (unroll, chunk), total, 1 if nest.w is not None or widen else passes, groups)
     args += (Arg("scratch", "f32", max(map(sum, widths)) * total),) if widen else ()
-    turns = _takes_turns(isa, nest, tile, total, widen=widen)
-    args += (Arg("scratch", "f32", max(map(sum, widths)) * pieces),) if turns else ()
+    turns = args[-1].dtype == "f32" and _takes_turns(isa, nest, tile, total, widen=widen)
     plan = ContractPlan(
         isa, args, fixed * row_chunks, x=x, y=y, ys=nest.ys, xs=nest.xs, kernel=nest.kernel, groups=groups, widths=widths, columns=tile.tw,
         unroll=unroll, chunk=chunk, row_chunks=row_chunks, partial=max(1, PARTIAL // (chunk * ky * kx)), bias=images.bias,

@@ -184,7 +184,7 @@ class Chain:
             return expand
         if not isinstance(expand.plan, ContractPlan) or (expand.plan.x, expand.plan.y) != (images.x, images.y) or expand.plan.widen:
             return "the first convolution does not go row by row"
-        return replace(expand, plan=expand.plan.straight), depth
+        return expand, depth
 
     def _product(self, part: Region, images: Images) -> Planned | str:
         ys, xs = ((Taps.pointwise(images.y.axes[axis].extent),) for axis in (2, 3))

@@ -44,8 +44,6 @@ def vectors_of(plan: ContractPlan, kernel: Kernel, task: Index, at: tuple[Index,
     tile = _Tile(plan, kernel, *at, widths, first, partial(_nothing, task))
     if plan.widen:
         tile.widen(task * plan.args[-1].elements)
-    if plan.turns:
-        tile.totals = T.bind(task * plan.args[-1].elements)
     tile.ask(part[0])
     for ys in plan.ys:
         tiles.rows(*part, ys.out_count, range(ys.out_count), partial(_row, tile, ys))
@@ -80,7 +78,6 @@ class _Tile:
         reduction = plan.in_channels * plan.kernel[0] * plan.kernel[1]
         self.stored, self.weight = 1, group * (plan.out_channels * reduction) + first * reduction
         self.size = self.offsets[-1] * reduction
-        self.totals: Index = 0                                 # where those of a row begin in scratch memory
         self.streams: list[tuple[int, int]] = []               # of each vector: lanes of its stream, and where it begins in it
         for part in streams(widths, plan.streams):
             begin = self.offsets[len(self.streams)] * (reduction - 1)
@@ -142,9 +139,9 @@ class _Tile:
         self._finish(acc, row, column, columns)
 
     def turn(self, row: Output, number: Index, column: Output, alike: Tiles) -> None:
-        """One partial sum of a tile, added to those before it; the last one is followed by the epilogue."""
+        """One partial sum of a tile, added to those before it, which lie in the output; the last one is followed by the epilogue."""
         plan, k, columns, chunks = self.plan, self.k, alike.columns, self.plan.in_channels // self.plan.chunk
-        acc, scratch, first = Accumulators(self.widths, columns), len(plan.args) - 1, number * plan.partial
+        acc, first = Accumulators(self.widths, columns), number * plan.partial
         for j, w in enumerate(self.widths):
             nothing = const(0.0, "f32", w)
             start = tirx.Select(number == 0, k.load(2, self.channel + self.offsets[j], w), nothing) if plan.bias else nothing
@@ -154,16 +151,15 @@ class _Tile:
         last = first + plan.partial if chunks % plan.partial == 0 else T.bind(T.min(first + plan.partial, chunks))
         if alike.runs:
             loop(first, last, lambda q: loop(low, high, lambda ty: self._row_of_taps(acc, q, row, ty, column, alike.runs)))
-        places = {(i, j): self.totals + (column.position + i * column.taps.out_step) * self.offsets[-1] + self.offsets[j]
-                  for i in range(columns) for j in range(len(self.widths))}
+        cells = [(i, j, self._at(row, column, i, j), w) for i in range(columns) for j, w in enumerate(self.widths)]
 
         def add() -> None:
-            for (i, j), place in places.items():
-                acc.set(i, j, k.load(scratch, place, self.widths[j]) + acc.get(i, j))
+            for i, j, at, w in cells:
+                acc.set(i, j, k.read(plan.output, plan.y, at, 1, w) + acc.get(i, j))
 
         def keep() -> None:
-            for (i, j), place in places.items():
-                k.store(scratch, acc.get(i, j), place, self.widths[j])
+            for i, j, at, w in cells:
+                k.write(plan.output, plan.y, at, 1, acc.get(i, j), w)
 
         when(number > 0, add)
         when(last < chunks, keep)
@@ -171,12 +167,16 @@ class _Tile:
 
     def _finish(self, acc: Accumulators, row: Output, column: Output, columns: int) -> None:
         """Apply the epilogue, and store."""
-        plan, y, x = self.plan, row.position, column.position
+        plan = self.plan
         for i in range(columns):
             for j, w in enumerate(self.widths):
-                at = [self.n, self.channel + self.offsets[j], y, x + i * column.taps.out_step]
+                at = self._at(row, column, i, j)
                 value = epilogue(self.k, plan.epilogue, acc.get(i, j), at, 1, w)
                 self.k.write(plan.output, plan.y, at, 1, value, w)
+
+    def _at(self, row: Output, column: Output, i: int, j: int) -> list[Index]:
+        """Where vector j of column i of the tile lies in the output."""
+        return [self.n, self.channel + self.offsets[j], row.position, column.position + i * column.taps.out_step]
 
     def _start(self, acc: Accumulators, columns: int, *, bias: bool) -> None:
         for j, w in enumerate(self.widths):
