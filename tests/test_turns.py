@@ -88,7 +88,7 @@ def _order(graph: Graph) -> list[Value]:
 
 
 @pytest.mark.parametrize(("target", "turns"), [("zen3", True), ("x86-64-v3", True), ("zen4", False), ("zen5", False),
-                                               ("cortex-a72", False)])
+                                               ("cortex-a72", False), ("cortex-m7", False)])
 def test_only_where_a_core_would_wait_for_weights(target: str, turns: bool) -> None:  # noqa: FBT001
     isa = cpu_isa(find(target))
 

@@ -206,6 +206,8 @@ def _takes_turns(isa: Isa, nest: Nest, tile: Tile, reduction: int, *, widen: boo
     """
     if widen or isinstance(isa, Device) or isa.broadcast != "memory" or nest.kernel == (1, 1) or isa.fact("optimize") == "size":
         return False
+    if isa.lanes == 1 or not isa.l2_bytes_per_cycle:                            # a microcontroller
+        return False
     rate = isa.lanes * _WIDE * isa.fma_ports / tile.tw                          # bytes of weights a cycle
     several = reduction >= 2 * PARTIAL and sum(t.out_count for t in nest.xs) >= 2 * tile.tw
     return several and tile.nb * isa.lanes * reduction * _WIDE > isa.l1_bytes and rate > _STREAMING * isa.l2_bytes_per_cycle
