@@ -30,9 +30,7 @@ def test_spills_are_seen() -> None:
 @pytest.mark.parametrize("core", ["cortex-a53", "cortex-a55", "cortex-a72", "cortex-a76"])
 def test_inner_loops_do_not_spill(core: str) -> None:
     isa = cpu_isa(find(core))
-    each = {(name.split()[0], plan.algo, getattr(plan, "turns", False)): (name, plan) for name, plan in kernels(isa).items()}
-    # sizes are bounds of the same loops: one layer stands for all with its window and tile
-    loops = {name: hottest(text, FMLA) for name, text in kernel_texts(dict(each.values()), isa, "asm").items()}
-    assert {name.split()[0] for name in loops} == {layer.name.split()[0] for layer in LAYERS}
+    loops = {name: hottest(text, FMLA) for name, text in kernel_texts(kernels(isa), isa, "asm").items()}
+    assert len(loops) >= len(LAYERS)
     assert all(total(body, FMLA) >= 32 for body in loops.values())
     assert {name: spills(body) for name, body in loops.items() if spills(body)} == {}

@@ -118,7 +118,7 @@ def test_a_drop_of_right_answers_is_kept(samples: Path, tmp_path: Path, capsys: 
 
 
 @pytest.mark.usefixtures("rough")
-@pytest.mark.parametrize("how", [["--int8"], pytest.param(["--rank", "auto"], marks=pytest.mark.slow)])     # near_ties: in no time
+@pytest.mark.parametrize("how", [["--int8"], ["--rank", "auto"]])
 def test_what_cannot_be_met_is_refused_with_its_price(samples: Path, tmp_path: Path, how: list[str],
                                                        capsys: pytest.CaptureFixture[str]) -> None:
     command = ["build", str(MODEL), "-o", str(tmp_path / "m.edgec"), "--calibrate", str(samples / "x.npz"), *how,

@@ -38,7 +38,7 @@ BOUND: Mapping[str, Mapping[str, Any]] = {
 }
 LIGHT = ("resnet50", "squeezenet", "densenet121", "inception_v1", "inception_v2", "shufflenet", "vgg19", "zfnet512", "bvlc_alexnet")
 QUICK = {"mnist_opset8", "resnet20_cifar10_fp32", "mlperf_kws_dscnn_fp32", "hand_keypoint_mlp", "mobilenetv1_025_128_fp32",
-         "crnn_mnist_strings"}
+         "mlperf_vww_mbv1_fp32", "crnn_mnist_strings"}
 QUICK_HERE = QUICK | {"squeezenet_fp16", "selfie_segmentation", "yunet_n_dynamic", "ppocrv3_det", "minilm_l6_w16", "light_resnet50",
                       "light_shufflenet", "detector", "dtln_stage1_lstm"}
 

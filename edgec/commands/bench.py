@@ -70,7 +70,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     for name in (*others, *held.peers):
         error = held.errors[name]
         if error is None or error > 1e-3:  # noqa: PLR2004 - far beyond what `verify` allows
-            who = f"{name}, {remark}," if (remark := held.peers[name].remark if name in held.peers else "") else name
+            peer = held.peers.get(name)
+            who = f"{name}, {peer.remark}," if peer and peer.remark else name
             console.warn(f"edgec and {who} do not compute the same (error {error}): see edgec verify")
     if args.plot:
         from edgec.report.times import lines  # noqa: PLC0415

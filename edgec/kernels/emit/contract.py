@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate
+from typing import Any
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T  # noqa: N812
@@ -142,11 +143,7 @@ class _Tile:
         """One partial sum of a tile, added to those before it, which lie in the output; the last one is followed by the epilogue."""
         plan, k, columns, chunks = self.plan, self.k, alike.columns, self.plan.in_channels // self.plan.chunk
         acc, first = Accumulators(self.widths, columns), number * plan.partial
-        for j, w in enumerate(self.widths):
-            nothing = const(0.0, "f32", w)
-            start = tirx.Select(number == 0, k.load(2, self.channel + self.offsets[j], w), nothing) if plan.bias else nothing
-            for i in range(columns):
-                acc.set(i, j, start)
+        self._start(acc, columns, bias=number == 0)
         low, high = tiles.clip(row, plan.x.axes[2].extent)
         last = first + plan.partial if chunks % plan.partial == 0 else T.bind(T.min(first + plan.partial, chunks))
         if alike.runs:
@@ -178,9 +175,13 @@ class _Tile:
         """Where vector j of column i of the tile lies in the output."""
         return [self.n, self.channel + self.offsets[j], row.position, column.position + i * column.taps.out_step]
 
-    def _start(self, acc: Accumulators, columns: int, *, bias: bool) -> None:
+    def _start(self, acc: Accumulators, columns: int, *, bias: Any) -> None:
+        """Begin with the bias, if there is one, where `bias` holds: a bool that is decided now, or a condition; else with nothing."""
         for j, w in enumerate(self.widths):
-            start = T.bind(self.k.load(2, self.channel + self.offsets[j], w)) if bias and self.plan.bias else const(0.0, "f32", w)
+            start = const(0.0, "f32", w)
+            if self.plan.bias and bias is not False:
+                value = T.bind(self.k.load(2, self.channel + self.offsets[j], w))
+                start = value if bias is True else tirx.Select(bias, value, start)
             for i in range(columns):
                 acc.set(i, j, start)
 
