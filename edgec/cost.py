@@ -163,10 +163,13 @@ class Dot:
 
 
 DOTS = MappingProxyType({
-    "vpdpbusd": Dot(1, 1, 0, 1, 1), "vpmaddubsw": Dot(1, 1, 0, 1, 4, 1), "pmaddwd": Dot(1, 2, 0, 2, 3, 3, 2),
+    "vpdpbusd": Dot(1, 1, 0, 1, 1), "vpmaddubsw": Dot(1, 1, 0, 1, 6), "vpsignb": Dot(1, 1, 0, 1, 4, 1),
+    "pmaddwd": Dot(1, 2, 0, 2, 3, 3, 2),
     "sdot": Dot(0.25, 1, 1, 1, 1), "smlal": Dot(2, 2, 2, 0, 8), "smull": Dot(2, 2, 2, 0, 8),
     "portable": Dot(4, 4, 0, 1, 2, 4)})
 """By form; `portable` is four plain multiply-accumulates of i32."""
+_SHARES = MappingProxyType({"smull": 0.75, "vpsignb": 2 / 3})
+"""What a form reaches of the speed of the unit's own, where weights are too large for that one: VPSIGNB takes the ports of VPMADDUBSW."""
 
 
 def int8_peak(isa: Isa) -> float:
@@ -178,7 +181,8 @@ def int8_peak(isa: Isa) -> float:
 def dot_cycles(isa: Isa, form: str, tw: int, nb: int, k: int) -> float:
     """Return the cycles of one register tile of bytes over k steps of four. What it does not know of it takes from the f32 tile."""
     dot, products = DOTS[form], tw * nb
-    peak = int8_peak(isa) * (0.75 if form == "smull" else 1.0) if form != "portable" else peak_macs(isa) / 2
+    share = 1.0 if form == isa.int8_form else _SHARES.get(form, 1.0)
+    peak = int8_peak(isa) * share if form != "portable" else peak_macs(isa) / 2
     loads = (tw * dot.pixel + nb * dot.weight) / isa.load_ports
     cycles = max(4 * isa.lanes * products / peak, loads, float(isa.fma_latency)) + _LOAD * loads + (tw * dot.work + nb * dot.widening) / 3
     if products < 1.5 * isa.fma_latency * isa.fma_ports:

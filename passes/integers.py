@@ -16,10 +16,12 @@ from edgec.errors import UsageError
 from edgec.ir.edit import Namer, attributes, prune, splice
 from edgec.ir.graph import Array, Graph, Node, Value
 from edgec.ir.types import Tensor, dtype_name
+from edgec.kernels.pairs import fit
 from edgec.machine import Unit
 from edgec.pipeline import Context
 from passes.changes import integer, integer_fixed, integer_moves
 from passes.changes.integer_draft import Draft
+from passes.changes.pairs import rows
 from passes.changes.qdq import Group, Quantized, groups, quantized
 
 _Change = Callable[[Draft, Group], bool]
@@ -57,7 +59,8 @@ def run(graph: Graph, context: Context) -> Graph:
     def computes(node: Node) -> bool:
         return (found := unit(node)) is not None and found.kind == "cpu"
 
-    if main is not None and main.facts.get("int8_form") == "vpdpbusd":
+    form = main.facts.get("int8_form") if main is not None else None
+    if form == "vpdpbusd" or (form == "vpmaddubsw" and _is_paired(graph)):
         graph = _unsigned(graph, context, computes)
     instead, draft = dict[Node, Iterable[Node]](), Draft(graph)
     for group in groups(graph):
@@ -85,6 +88,14 @@ def run(graph: Graph, context: Context) -> Graph:
 def rewrites() -> Iterable[str]:
     """The names of everything it does."""
     return [*dict.fromkeys(name for row in CHANGES.values() for name, _ in row), _UNSIGNED]
+
+
+def _is_paired(graph: Graph) -> bool:
+    """Whether more than half of all weights are multiplied with unsigned bytes: in layers of which no pair can saturate 16 bits."""
+    stored = [(n, q.array) for n in graph.nodes if n.op in _CONTRACTIONS and (w := n.input(1)) is not None
+              and (maker := graph.producer.get(w)) is not None and (q := quantized(graph, maker)) is not None and q.array is not None]
+    paired = sum(a.size for n, a in stored if a.dtype == np.int8 and fit(rows(n, a)))
+    return 2 * paired > sum(a.size for _, a in stored)
 
 
 def _has_reals(unit: Unit | None) -> bool:

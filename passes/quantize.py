@@ -63,6 +63,12 @@ def _check(keep: Collection[str], graph: Graph) -> None:
             raise UsageError(f"keep={name}: no layer is called so" + (f"; did you mean {near[0]}?" if near else ""))
 
 
+def _is_paired(context: Context) -> bool:
+    """Whether the CPU is fastest where no pair of neighboring weights can saturate 16 bits."""
+    units = context.target.units.values() if context.target is not None else ()
+    return any(u.kind == "cpu" and u.facts.get("int8_form") == "vpmaddubsw" for u in units)
+
+
 def _quantized(graph: Graph, context: Context) -> Graph:
     """The graph quantized after its training."""
     if any(n.op in _BORDERS for n in graph.nodes):
@@ -91,7 +97,7 @@ def _quantized(graph: Graph, context: Context) -> Graph:
         context.note(f"int8: the channels of {', '.join(p.first.origin or p.first.output.name for p in changed)} are equalized")
         graph, plan = equal, quantizable.plan(equal, keep)
         seen = observe(graph, context.samples, set(plan.stored), set(), results)
-    insertion = Insertion(graph, plan, scales(graph, plan, seen.ranges))
+    insertion = Insertion(graph, plan, scales(graph, plan, seen.ranges), paired=_is_paired(context))
     made = insertion.run()
     for node in layers:
         context.did(_LAYER, node)

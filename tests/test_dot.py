@@ -31,8 +31,9 @@ def form(isa: Isa, name: str, *mattr: str, mcpu: str = "") -> Isa:
 
 
 VNNI = form(AVX512, "vpdpbusd", "+avx512vnni")
+MADDUBS = form(AVX2, "vpmaddubsw")
 FORMS = {
-    "vnni": VNNI, "madd512": form(AVX512, "pmaddwd"), "madd": form(AVX2, "pmaddwd"), "maddubs": form(AVX2, "vpmaddubsw"), "portable": AVX2,
+    "vnni": VNNI, "madd512": form(AVX512, "pmaddwd"), "madd": form(AVX2, "pmaddwd"), "signb": MADDUBS, "portable": AVX2,
     "smlal": form(A72, "smlal"), "sdot": form(A72, "sdot", mcpu="cortex-a76"), "portable-arm": A72,
 }
 EACH = [pytest.param(isa, id=name, marks=param.marks) for name, isa in FORMS.items() for param in on(isa.integer)]
@@ -132,7 +133,18 @@ def layout_of(code: int) -> Layout | None:
 
 @pytest.mark.parametrize(("case", "isa"), some(CONVOLUTIONS))
 def test_convolution(case: dict[str, Any], isa: Isa) -> None:
-    rng = np.random.default_rng(1)
+    convolution(case, isa, 127)
+
+
+@pytest.mark.parametrize("isa", on(MADDUBS))
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_convolution_of_unsigned_bytes_with_small_weights(case: dict[str, Any], isa: Isa) -> None:
+    assert "_maddubs_" in convolution(case, isa, 64)
+
+
+def convolution(case: dict[str, Any], isa: Isa, most: int) -> str:
+    """Run a convolution whose weights lie between -most and most, for data of both signs where channels are few; the algorithm's name."""
+    rng, algo = np.random.default_rng(1), ""
     spatial = len(case["k"])
     attrs: dict[str, Any] = {"kernel_shape": list(case["k"]), "group": case.get("group", 1)}
     for name, value in (("strides", (1,) * spatial), ("dilations", (1,) * spatial), ("pads", (0,) * 2 * spatial)):
@@ -151,9 +163,11 @@ def test_convolution(case: dict[str, Any], isa: Isa) -> None:
         inputs = {x: numbers(rng, x)}
         if residual is not None:
             inputs[residual] = rng.uniform(-9, 9, shape).astype(np.float32)
-        weights = {w: numbers(rng, w, -127), zero: np.array(-11 if dtype == "i8" else 131, numpy_dtype(dtype)), **constants}
+        constants[zero] = np.array(-11 if dtype == "i8" else 131, numpy_dtype(dtype))
+        weights = {w: numbers(rng, w, -127).clip(-most, most), **constants}
         algo = check(isa, [Node("ConvInteger", (x, w, zero), (y,), MappingProxyType(attrs)), *nodes], inputs, weights)
         assert algo.startswith("depthwise_" if attrs["group"] == c > 1 else "conv_")
+    return algo
 
 
 @pytest.mark.parametrize(("case", "isa"), some([
@@ -184,6 +198,43 @@ def test_weights_of_minus_128_are_not_summed_in_16_bits(isa: Isa) -> None:
         assert f"_{word}_" in check(isa, [Node("ConvInteger", (x, w), (y,))], {x: np.full(x.dims, -128, np.int8)}, weights)
 
 
+@pytest.mark.parametrize("isa", on(MADDUBS))
+@pytest.mark.parametrize(("pair", "word"), [
+    ((64, 64), "maddubs"), ((1, 127), "maddubs"), ((-64, -64), "maddubs"), ((-127, -1), "maddubs"), ((127, -127), "maddubs"),
+    ((64, 65), "signb"), ((-64, -65), "signb"), ((127, 127), "signb"), ((0, -128), "maddubs"), ((-1, -128), "madd")])
+def test_pairs_of_weights_that_could_saturate_16_bits_meet_no_unsigned_bytes(pair: tuple[int, int], word: str, isa: Isa) -> None:
+    """Two channels of a tap are such a pair (the last one may be alone), two rows of a matrix, and two of a depthwise convolution."""
+    attrs = MappingProxyType({"kernel_shape": [3, 1], "pads": [1, 0, 1, 0], "group": 1})
+    for dtype, pixel in (("u8", 255), ("u8", 0), ("i8", -128), ("i8", 127)):
+        x, w, y = tensor("x", (1, 5, 4, 4), dtype, NHWC), tensor("w", (9, 5, 3, 1), "i8"), tensor("y", (1, 9, 4, 4), "i32", NHWC)
+        weight = np.zeros(w.dims, np.int8)
+        weight[3, 2:4, 1, 0], weight[4, 3, 1, 0], weight[4, 4, 1, 0] = pair, 127, 127         # neighbors, but no pair
+        inputs = {x: np.full(x.dims, pixel, numpy_dtype(dtype))}
+        assert f"conv_{word}_" in check(isa, [Node("ConvInteger", (x, w), (y,), attrs)], inputs, {w: weight})
+        w = tensor("w", (5, 1, 3, 1), "i8")
+        z = tensor("z", (1, 5, 4, 4), "i32", NHWC)
+        weight = np.zeros(w.dims, np.int8)
+        weight[1, 0, 0:2, 0], weight[2, 0, 1:3, 0] = pair, 127
+        node = Node("ConvInteger", (x, w), (z,), MappingProxyType({**attrs, "group": 5}))
+        assert f"depthwise_{word}_" in check(isa, [node], inputs, {w: weight})
+        a, b, c = tensor("a", (3, 5), dtype), tensor("b", (5, 9), "i8"), tensor("c", (3, 9), "i32")
+        weight = np.zeros(b.dims, np.int8)
+        weight[2:4, 8], weight[3:5, 7] = pair, 127
+        given = {a: np.full(a.dims, pixel, numpy_dtype(dtype))}
+        assert f"gemm_{word}_" in check(isa, [Node("MatMulInteger", (a, b), (c,))], given, {b: weight})
+
+
+@pytest.mark.parametrize("isa", on(MADDUBS))
+def test_taps_of_three_channels_that_lie_side_by_side_pair_across_taps(isa: Isa) -> None:
+    x, w, y = tensor("x", (1, 3, 5, 5), "u8", NHWC), tensor("w", (8, 3, 3, 3), "i8"), tensor("y", (1, 8, 3, 3), "i32", NHWC)
+    for pair, word in (((0, 1), "maddubs"), ((2, 3), "signb"), ((3, 4), "maddubs")):
+        weight = np.zeros((8, 3, 9), np.int8)
+        weight[5, 1, pair] = 127
+        stored = (weight // (2 if pair == (0, 1) else 1)).reshape(8, 3, 3, 3).transpose(0, 3, 1, 2)           # from [M, KH, KW, C]
+        made = check(isa, [Node("ConvInteger", (x, w), (y,))], {x: np.full(x.dims, 255, np.uint8)}, {w: stored})
+        assert f"conv_{word}_" in made
+
+
 @pytest.mark.parametrize(("change", "reason"), [
     ({"w": "u8"}, "i8 weights on bytes, not for u8 on i8"), ({"x": "i32"}, "i8 weights on bytes, not for i8 on i32"),
     ({"zero": (3,)}, "one zero point for all of its data"), ({"w_zero": 1}, "weights whose zero point is 0")])
@@ -197,7 +248,7 @@ def test_what_is_refused(change: dict[str, Any], reason: str) -> None:
     assert reason in answer
 
 
-@pytest.mark.parametrize(("name", "word"), [("zen4", "vnni"), ("x86-64-v3", "madd"), ("cortex-a72", "smlal"), ("cortex-a53", "smlal"),
+@pytest.mark.parametrize(("name", "word"), [("zen4", "vnni"), ("x86-64-v3", "signb"), ("cortex-a72", "smlal"), ("cortex-a53", "smlal"),
                                             ("cortex-a76", "sdot")])
 def test_onnx_runtime_makes_the_same_of_qlinearconv(name: str, word: str) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")

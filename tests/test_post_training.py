@@ -10,6 +10,7 @@ import pytest
 
 import edgec
 from edgec.access import module
+from edgec.build import compile_graph
 from edgec.cli import main
 from edgec.errors import UsageError
 from edgec.ir.evaluate import evaluate
@@ -19,20 +20,21 @@ from edgec.lang.text import load
 from edgec.onnx import import_model
 from edgec.onnx_saturation import exact
 from edgec.pipeline import Context, run_passes
-from edgec.target import find
+from edgec.target import Target, find
 from edgec.testing import random_graph
 from tests.shared import SHARED, model
 from tests.small import catalog, graph, ops
 
 qdq = module("passes.changes.qdq")
-A72 = find("cortex-a72")
+pairs = module("passes.changes.pairs")
+A72, V3 = find("cortex-a72"), find("x86-64-v3")
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "models"
 Feeds = Sequence[Mapping[str, Any]]
 
 
-def quantized(given: Graph, samples: Feeds, *disabled: str) -> tuple[Graph, Context]:
+def quantized(given: Graph, samples: Feeds, *disabled: str, target: Target = A72) -> tuple[Graph, Context]:
     """The graph behind what comes before and the pass itself, and what was told."""
-    context = Context(A72, frozenset(disabled), samples=samples)
+    context = Context(target, frozenset(disabled), samples=samples)
     before = run_passes(given, catalog.PORTABLE.removesuffix(",quantize"), catalog.CATALOG)
     made = run_passes(before, "quantize{int8=true}", catalog.CATALOG, context)
     assert verify(made) == []
@@ -62,19 +64,88 @@ def data(name: str) -> tuple[Graph, Any, Any]:
     return given, (x - 83) * np.float32(0.5847029089927673) if "kws" in name else x, labels
 
 
+@pytest.mark.parametrize("target", [A72, V3], ids=lambda t: t.name)
 @pytest.mark.parametrize(("name", "count", "lost"), [
     ("mlperf_kws_dscnn_fp32", 64, 0.005), ("mnist_opset8", 64, 0.002), ("digits_cnn", 64, 0.005),
     pytest.param("digits_mobilenet", 128, 0.005, marks=pytest.mark.slow),
     pytest.param("digits_transformer", 64, 0.005, marks=pytest.mark.slow)])
-def test_labelled_data_are_recognized_as_before(name: str, count: int, lost: float) -> None:
+def test_labelled_data_are_recognized_as_before(name: str, count: int, lost: float, target: Target) -> None:
     given, images, labels = data(name)
     chosen = np.random.default_rng(1).permutation(len(images))[:count]
-    made, context = quantized(given, [{given.inputs[0].name: images[i].reshape(given.inputs[0].dims)} for i in chosen])
-    whole = run_passes(made, "integers,canonicalize", catalog.CATALOG, Context(A72))
+    made, context = quantized(given, [{given.inputs[0].name: images[i].reshape(given.inputs[0].dims)} for i in chosen],
+                              target=target)
+    whole = run_passes(made, "integers,canonicalize", catalog.CATALOG, Context(target))
     assert not {"Conv", "Gemm"} & set(ops(whole).split())
     before = right(given, images, labels)
     assert right(made, images, labels) >= before - lost, context.notes
     assert right(whole, images, labels) >= before - lost
+
+
+def layers(made: Graph) -> dict[str, tuple[Any, Any, Any]]:
+    """For each layer its node, the integers of its weight and their scales."""
+    found = {}
+    for node in made.nodes:
+        if node.op in ("Conv", "Gemm", "MatMul") and (w := node.inputs[1]) is not None:
+            stored, scale = made.producer[w].inputs[:2]
+            assert stored is not None
+            assert scale is not None
+            found[node.origin] = node, made.weights[stored], made.weights[scale]
+    return found
+
+
+def chain() -> tuple[Graph, Feeds]:
+    """A layer of each kind, one after the other."""
+    given = graph("%x: f32[1,3,8,8]", "%a: f32[8,3,3,3] = random 1", "%b: f32[12,4,3,3] = random 2", "%c: f32[12,1,3,3] = random 3",
+                  "%d: f32[12,768] = random 4", "%e: f32[12,6] = random 5", "%s: i64[2] = dense [1, -1]",
+                  '%p: f32[1,8,8,8] = Conv(%x, %a) {pads=[1, 1, 1, 1]} at "few"',
+                  '%q: f32[1,12,8,8] = Conv(%p, %b) {pads=[1, 1, 1, 1], group=2} at "groups"',
+                  '%r: f32[1,12,8,8] = Conv(%q, %c) {pads=[1, 1, 1, 1], group=12} at "depthwise"', "%f: f32[1,768] = Reshape(%r, %s)",
+                  '%g: f32[1,12] = Gemm(%f, %d) {transB=1} at "rows"', '%y: f32[1,6] = MatMul(%g, %e) at "columns"')
+    return given, [{"x": np.random.default_rng(i).standard_normal((1, 3, 8, 8)).astype(np.float32)} for i in range(4)]
+
+
+def test_pairs_of_weights_cannot_saturate_where_the_cpu_sums_their_products_in_16_bits() -> None:
+    given, samples = chain()
+    usual, paired = (layers(quantized(given, samples, "equalize-channels", target=t)[0]) for t in (A72, V3))
+    assert list(usual) == list(paired) == ["few", "groups", "depthwise", "rows", "columns"]
+    reals = {"few": "a", "groups": "b", "depthwise": "c", "rows": "d", "columns": "e"}
+    for name, (node, whole, scale) in paired.items():
+        real = next(a for v, a in given.weights.items() if v.name == reals[name])
+        axis = 1 if name == "columns" else 0
+        column = [-1 if a == axis else 1 for a in range(real.ndim)]
+        most = np.abs(real).max(tuple(a for a in range(real.ndim) if a != axis))
+        step = (most.astype(np.float64) / 127).astype(np.float32)
+        np.testing.assert_array_equal(usual[name][2], step)
+        np.testing.assert_array_equal(usual[name][1], np.rint(real.astype(np.float64) / step.reshape(column)).astype(np.int8))
+        assert not (sums := pairs.largest(node, usual[name][1]) <= 128).all(), sums
+        assert (pairs.largest(node, whole) <= 128).all()
+        assert (scale >= step).all()
+        assert (np.abs(whole * scale.reshape(column) - real) <= 0.51 * scale.reshape(column)).all()
+        assert (np.maximum(pairs.largest(node, whole) / 128, np.abs(whole).max(tuple(a for a in range(real.ndim) if a != axis)) / 127)
+                > 0.985).all(), "no channel is coarser than it must be"
+
+
+def test_such_layers_multiply_unsigned_bytes_and_others_those_that_they_have() -> None:
+    given, samples = chain()
+    made = {t.name: quantized(given, samples, "equalize-channels", target=t)[0] for t in (A72, V3)}
+    for quantized_for, target, dtype, form in (("x86-64-v3", V3, "u8", "maddubs"), ("cortex-a72", V3, "i8", "signb"),
+                                               ("cortex-a72", A72, "i8", "smlal")):
+        whole = run_passes(made[quantized_for], "integers,canonicalize", catalog.CATALOG, Context(target))
+        read = [n.inputs[0].tensor.dtype for n in whole.nodes if n.op in ("ConvInteger", "MatMulInteger") and n.inputs[0] is not None]
+        assert read == [dtype] * 5
+        plans = compile_graph(made[quantized_for], target, "chain").schedule.plans
+        algos = [p.algo for p in plans.values() if p.kind in ("dot", "depth")]
+        assert len(algos) == 5
+        assert all(f"_{form}_" in a for a in algos), algos
+
+
+def test_a_pair_that_rounding_makes_too_large_is_mended_where_it_costs_least() -> None:
+    node = graph("%x: f32[1,2,1,1]", "%w: f32[4,2,1,1] = random 1", "%y: f32[1,4,1,1] = Conv(%x, %w)").nodes[0]
+    exact = np.array([[63.6, 65.4], [-64.9, -63.7], [100.0, -100.0], [64.2, 63.8]]).reshape(4, 2, 1, 1)
+    made = pairs.mended(node, np.rint(exact).astype(np.int8), exact)
+    np.testing.assert_array_equal(made.reshape(4, 2), [[63, 65], [-65, -63], [100, -100], [64, 64]])
+    alone = np.full((4, 1, 1, 1), 127.0)
+    np.testing.assert_array_equal(pairs.mended(node, alone.astype(np.int8), alone), alone)
 
 
 def tower(imbalance: float) -> tuple[Graph, Feeds]:
@@ -184,8 +255,9 @@ def test_random_nets_mean_the_same_in_integers(seed: int) -> None:
         pytest.skip("it reads integers")
     draws = [np.random.default_rng((seed, i)) for i in range(6)]
     samples = [{v.name: draw.standard_normal(v.dims).astype(np.float32) for v in given.inputs} for draw in draws]
-    made, _ = quantized(given, samples)
-    whole = run_passes(made, "integers,canonicalize", catalog.CATALOG, Context(A72))
+    target = (A72, V3)[seed % 2]
+    made, _ = quantized(given, samples, target=target)
+    whole = run_passes(made, "integers,canonicalize", catalog.CATALOG, Context(target))
     assert verify(whole) == []
     for feeds in samples[:2]:
         before, after = evaluate(made, feeds), evaluate(whole, feeds)

@@ -1,8 +1,8 @@
 """Plans for integer depthwise convolutions: vectors along the channels, a register tile of output columns, sums in i32.
 
-With `vpdpbusd` and `pmaddwd`, four rows of a column of the input are interleaved, so that an instruction takes four taps of a column at a
-time; each interleaved column serves all outputs that read it. Otherwise (`planar`) the taps are multiplied one by one in 16 bits: where
-vectors are short, interleaving took as many instructions as it saved. See `dot.py` for zero points and the sums of weights.
+With the instructions of x86, four rows of a column of the input are interleaved, so that one takes four taps of a column at a time;
+each interleaved column serves all outputs that read it. Otherwise (`planar`) the taps are multiplied one by one in 16 bits: where vectors
+are short, interleaving took as many instructions as it saved. See `dot.py` for zero points and the sums of weights.
 """
 
 from dataclasses import dataclass

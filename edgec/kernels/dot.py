@@ -1,8 +1,8 @@
 """Plans for integer contractions: ConvInteger and MatMulInteger with stored i8 weights, their sums of products in i32 registers.
 
 The loop nest is that of `contract.py`, with four bytes of a reduction in each lane where that has one f32: the `form` names the
-instruction that multiplies and sums them. What follows (bias, requantization, residuals) happens in the registers; an i32 tensor is
-never stored.
+instruction that multiplies and sums them (`emit/dotforms.py`; on x86 without VNNI the weights decide, see `pairs.py`). What follows
+(bias, requantization, residuals) happens in the registers; an i32 tensor is never stored.
 
 A tap outside the input counts as the zero point, so that x - zero is 0 there. Hence the zero point can leave the sum for all outputs
 alike: sum((x - zero) * w) = sum(x * w) - zero * sum(w). The sums of the weights are packed behind the weights.
@@ -16,18 +16,21 @@ import numpy as np
 
 from edgec.ir.graph import Array
 from edgec.ir.layout import View
+from edgec.kernels import pairs
 from edgec.kernels.base import Epilogue, KernelPlan, Load
 from edgec.kernels.choice import Choice
 from edgec.kernels.taps import Taps
 
 DEPTH = 4
 """Bytes of a reduction that go into one lane at a time."""
-Form = Literal["vpdpbusd", "vpmaddubsw", "pmaddwd", "sdot", "smlal", "smull", "portable"]
-SHORT = {"vpdpbusd": "vnni", "vpmaddubsw": "maddubs", "pmaddwd": "madd", "sdot": "sdot", "smlal": "smlal", "smull": "smull",
-         "portable": "portable"}
+MERGED = 32
+"""The longest row of taps, in bytes, that is read as one run."""
+Form = Literal["vpdpbusd", "vpmaddubsw", "vpsignb", "pmaddwd", "sdot", "smlal", "smull", "portable"]
+SHORT = {"vpdpbusd": "vnni", "vpmaddubsw": "maddubs", "vpsignb": "signb", "pmaddwd": "madd", "sdot": "sdot", "smlal": "smlal",
+         "smull": "smull", "portable": "portable"}
 """The forms as names of algorithms have them."""
-ORDER = {"vpdpbusd": ((0, 1, 2, 3),), "vpmaddubsw": ((0, 1, 2, 3),), "sdot": ((0, 1, 2, 3),), "pmaddwd": ((0, 2), (1, 3)),
-         "smlal": ((0, 1), (2, 3)), "smull": ((0, 1), (2, 3)), "portable": ((0,), (1,), (2,), (3,))}
+ORDER = {"vpdpbusd": ((0, 1, 2, 3),), "vpmaddubsw": ((0, 1, 2, 3),), "vpsignb": ((0, 1, 2, 3),), "sdot": ((0, 1, 2, 3),),
+         "pmaddwd": ((0, 2), (1, 3)), "smlal": ((0, 1), (2, 3)), "smull": ((0, 1), (2, 3)), "portable": ((0,), (1,), (2,), (3,))}
 """How the four bytes of a lane lie in a packed weight: one vector for each tuple, which it holds side by side for each lane."""
 _LEAST = 4
 
@@ -136,10 +139,10 @@ def pack(plan: DotPlan, weight: Array) -> Array:
 
     Bytes behind the end of a run, and lanes that no channel has, are zero.
     """
-    whole = _oihw(plan, weight)
+    whole = oihw(weight, plan.stored)
     (runs, size), order = plan.runs, ORDER[plan.form]
-    per_group = whole.reshape(plan.groups, plan.out_channels, plan.chunks, plan.chunk, *plan.kernel)
-    bytes_of = per_group.transpose(0, 1, 2, 4, 5, 3).reshape(plan.groups, plan.out_channels, plan.chunks, plan.kernel[0], runs, size)
+    in_runs = pairs.runs(whole, plan.chunk, merged=plan.merged)
+    bytes_of = in_runs.reshape(plan.groups, plan.out_channels, plan.chunks, plan.kernel[0], runs, size)
     room = plan.steps * DEPTH - size
     lanes = np.pad(bytes_of, [(0, 0)] * 5 + [(0, room)]).reshape(*bytes_of.shape[:-1], plan.steps, DEPTH)
     parts, start = [], 0
@@ -157,10 +160,10 @@ def pack(plan: DotPlan, weight: Array) -> Array:
     return np.concatenate([packed, sums.astype("<i4").view(np.int8)])
 
 
-def _oihw(plan: DotPlan, weight: Array) -> Array:
+def oihw(weight: Array, stored: str) -> Array:
     """A stored weight as [M, C/groups, KH, KW]; `stored` is oihw, oiwh (of a column image that is seen as a row), io or oi (matrices)."""
-    if plan.stored in ("io", "oi"):
-        return (weight.T if plan.stored == "io" else weight)[:, :, None, None]
+    if stored in ("io", "oi"):
+        return (weight.T if stored == "io" else weight)[:, :, None, None]
     if weight.ndim == 3:                                       # noqa: PLR2004  a 1-D convolution is a row
         weight = weight[:, :, None]
-    return weight.swapaxes(2, 3) if plan.stored == "oiwh" else weight
+    return weight.swapaxes(2, 3) if stored == "oiwh" else weight

@@ -1,18 +1,19 @@
 """How an integer convolution or product becomes one kernel that multiplies bytes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import prod
 from typing import cast
 
 from edgec.cost import choose_dot_tile, depth_cycles
-from edgec.ir.graph import Value
+from edgec.ir.graph import Array, Value
 from edgec.ir.layout import Axis, View
 from edgec.isa import Isa
+from edgec.kernels import pairs
 from edgec.kernels.base import Arg, Epilogue, Load, Operands, Planned, chunks, extent, traffic, vectors
 from edgec.kernels.contract import run_length
 from edgec.kernels.depth import DepthPlan
-from edgec.kernels.dot import DotPlan, Form, computed
+from edgec.kernels.dot import MERGED, DotPlan, Form, computed, oihw
 from edgec.kernels.functions import BYTES, refusal
 from edgec.kernels.image import Images
 from edgec.kernels.plan_contract import flatten, lanes_for, matrices
@@ -27,10 +28,8 @@ _BODY = 112
 """Vector products that the innermost loop may hold."""
 _UNROLLED, _COLUMNS = 220, 8
 """Products that a fully unrolled tile of a depthwise convolution may hold, and its widest."""
-_WIDENED: dict[Form, Form] = {"smlal": "smull", "vpmaddubsw": "pmaddwd"}
+_WIDENED: dict[Form, Form] = {"smlal": "smull", "vpsignb": "pmaddwd"}
 """What takes the place of a form that sums two products in 16 bits, where weights may be -128."""
-_MERGED = 32
-"""The longest row of taps, in bytes, that is read as one run."""
 
 
 def convolution(region: Region, isa: Isa, operands: Operands) -> Planned | str:
@@ -105,11 +104,11 @@ class _Nest:
             return "there is nothing to compute"
         if images.cut:
             return "a layout with blocked rows or columns"
-        form = self._form()
         n, channels = y.axes[0].extent, y.axes[1].extent // groups
         lanes = lanes_for(isa.lanes, (y, *images.loads), channels, groups)
         chunk = _chunk(x.axes[1], x.axes[1].extent // groups, groups)
-        merged = groups == 1 and chunk % 4 != 0 and 1 < xs.count * chunk <= _MERGED and _one_run(x, xs, chunk)
+        merged = groups == 1 and chunk % 4 != 0 and 1 < xs.count * chunk <= MERGED and _one_run(x, xs, chunk)
+        form = self._form(lambda w: pairs.runs(oihw(w, stored), chunk, merged=merged))
         per_row = -(-xs.count * chunk // 4) if merged else xs.count * -(-chunk // 4)
         steps = (x.axes[1].extent // groups // chunk) * ys.count * per_row
         along = vectors(channels, lanes)
@@ -138,7 +137,8 @@ class _Nest:
             return "there is nothing to compute"
         if images.cut:
             return "a layout with blocked rows or columns"
-        window, form = ys.count * xs.count, self._form()
+        window = ys.count * xs.count
+        form = self._form(lambda w: w.reshape(w.shape[0], ys.count, xs.count).swapaxes(1, 2))
         if form == "sdot":                                     # interleaving rows takes more than it gains where vectors are short
             form = "smlal" if self.operands.narrow(images.inputs[1]) else "smull"
         if window > _UNROLLED:
@@ -160,10 +160,15 @@ class _Nest:
         zeros = (self.zero,) if self.zero is not None else ()
         return Planned(replace(plan, args=args, bytes=traffic(args)), (*images.inputs, *zeros, *used))
 
-    def _form(self) -> Form:
-        """What the unit has; sums of two products in 16 bits could overflow where weights are -128, so these are widened one by one."""
-        form = cast("Form", self.isa.int8_form)
-        return form if self.operands.narrow(self.images.inputs[1]) else _WIDENED.get(form, form)
+    def _form(self, rows: Callable[[Array], Array]) -> Form:
+        """What the unit has, as far as sums of two products in 16 bits keep within them; `rows` are the weights as bytes meet pixels.
+
+        Unsigned pixels need pairs of small weights, |pixels| weights that are not -128; others are widened one by one.
+        """
+        form, weight = cast("Form", self.isa.int8_form), self.images.inputs[1]
+        if form == "vpmaddubsw" and not self.operands.paired(weight, rows):
+            form = "vpsignb"
+        return form if form == "vpmaddubsw" or self.operands.narrow(weight) else _WIDENED.get(form, form)
 
     def _args(self, weights: int) -> tuple[Arg, ...]:
         images, region = self.images, self.region

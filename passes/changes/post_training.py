@@ -1,6 +1,7 @@
 """Post-training quantization: a net in reals becomes one between DequantizeLinear and QuantizeLinear, fitted to samples.
 
-Weights: i8 from -127 to 127 around zero, one scale for each output channel. Activations: i8 around any zero, from the smallest to the
+Weights: i8 from -127 to 127 around zero, one scale for each output channel; `paired`, no two neighbors of one sign sum to more than 128.
+Activations: i8 around any zero, from the smallest to the
 largest value that was seen. What a layer makes on average is corrected by its bias, which is i32 in units of the sums.
 """
 
@@ -14,6 +15,8 @@ from edgec.ir.edit import Namer, attributes
 from edgec.ir.evaluate import evaluate_node
 from edgec.ir.graph import Array, Graph, Node, Value, captured
 from edgec.ir.types import Tensor, dtype_name
+from edgec.kernels.pairs import MOST
+from passes.changes import pairs
 from passes.changes.quantizable import LAYERS, SAME_SCALE, Plan, bias_behind, varying
 
 Feeds = Sequence[Mapping[str, Any]]
@@ -122,10 +125,10 @@ def scales(graph: Graph, made: Plan, ranges: Mapping[Value, tuple[float, float]]
 
 
 class Insertion:
-    """A graph on its way to quantized form."""
+    """A graph on its way to quantized form; `paired`: no pair of neighboring weights may saturate 16 bits (`pairs.py`)."""
 
-    def __init__(self, graph: Graph, made: Plan, known: Mapping[Value, Scale]) -> None:
-        self.graph, self.plan, self.scales, self.name = graph, made, known, Namer(graph)
+    def __init__(self, graph: Graph, made: Plan, known: Mapping[Value, Scale], *, paired: bool = False) -> None:
+        self.graph, self.plan, self.scales, self.name, self.paired = graph, made, known, Namer(graph), paired
         self.weights: dict[Value, Array] = dict(graph.weights)
         self.nodes: list[Node] = []
         self.bytes: dict[Value, tuple[Value, Value, Value]] = {}
@@ -202,7 +205,10 @@ class Insertion:
         array = self.weights[w]
         column = [1] * array.ndim
         column[axis] = -1
-        whole = np.clip(np.rint(array / step.reshape(column)), -_HIGH, _HIGH).astype(np.int8)
+        exact = array / step.reshape(column)
+        whole = np.clip(np.rint(exact), -_HIGH, _HIGH).astype(np.int8)
+        if self.paired:
+            whole = pairs.mended(node, whole, exact)
         stored, scale = self._weight(f"{w.name}.bytes", whole), self._weight(f"{w.name}.scale", step)
         zero = self._weight(f"{w.name}.zero", np.zeros(step.shape, np.int8))
         real = Value(self.name(f"{w.name}.real"), w.type)
@@ -221,6 +227,8 @@ class Insertion:
         least = np.full(most.shape, most.max() * _TINY)
         if bias is not None:
             least = np.maximum(least, np.abs(bias.reshape(-1)) / (_LARGEST * float(self._input_scale(node))))
+        if self.paired:
+            least = np.maximum(least, pairs.largest(node, array) / MOST)
         return np.maximum(most / _HIGH, least).astype(np.float32), axis
 
     def _input_scale(self, node: Node) -> np.float32:

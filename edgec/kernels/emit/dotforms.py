@@ -176,10 +176,37 @@ class Madd(DotForm):
 
 
 class Maddubs(DotForm):
-    """i8 times i8 as |pixel| times the weight with the pixel's sign: SSSE3, AVX2. Exact unless a weight is -128.
+    """u8 times i8, two products summed in 16 bits, neighbors of these in 32: SSSE3, AVX2. Exact unless a pair of weights is too large.
 
-    VPMADDUBSW sums two products of u8 and i8 in 16 bits, where 255 * 127 twice saturates; 128 * 127 twice does not. It takes as many
-    multiplications as the form that widens bytes, and widens neither pixels nor weights.
+    What pairs are too large says `edgec.kernels.pairs`.
+    """
+
+    signed = False
+
+    def ready(self, lanes: Vector, width: int) -> Parts:
+        """Four bytes for each lane, as an i32 in each."""
+        return (hold(T.reinterpret(type_name("u8", DEPTH * width), self._bytes(lanes, width)), "u8", DEPTH * width),)
+
+    def weights(self, index: Index, width: int) -> Parts:
+        """The packed weights of four bytes and `width` channels."""
+        return (self._weight(index, DEPTH * width),)
+
+    def add(self, acc: Vector, pixel: Parts, weights: Parts, width: int) -> Vector:
+        """The accumulator plus the products."""
+        return acc + self._products(pixel[0], weights[0], width)
+
+    def _products(self, pixel: Vector, weights: Vector, width: int) -> Vector:
+        """The sums of four products in each lane."""
+        pairs, sums = {8: ("avx2.pmadd.ub.sw", "avx2.pmadd.wd"), 4: ("ssse3.pmadd.ub.sw.128", "sse2.pmadd.wd")}[width]
+        two = T.call_llvm_pure_intrin(type_name("i16", 2 * width), f"llvm.x86.{pairs}", pixel, weights)
+        return T.call_llvm_pure_intrin(type_name("i32", width), f"llvm.x86.{sums}", two, const(1, "i16", 2 * width))
+
+
+class Signb(Maddubs):
+    """i8 times i8 as |pixel| times the weight with the pixel's sign (VPSIGNB), for any pairs of weights. Exact unless a weight is -128.
+
+    255 * 127 twice saturates 16 bits; 128 * 127 twice does not. It takes as many multiplications as the form that widens bytes, and
+    widens neither pixels nor weights.
     """
 
     signed = True
@@ -190,17 +217,11 @@ class Maddubs(DotForm):
         pixel = hold(T.reinterpret(type_name("i8", count), self._bytes(lanes, width)), "i8", count)
         return hold(tirx.Select(pixel < const(0, "i8", count), const(0, "i8", count) - pixel, pixel), "i8", count), pixel
 
-    def weights(self, index: Index, width: int) -> Parts:
-        """The packed weights of four bytes and `width` channels."""
-        return (self._weight(index, DEPTH * width),)
-
     def add(self, acc: Vector, pixel: Parts, weights: Parts, width: int) -> Vector:
         """The accumulator plus the products."""
-        sign, pairs, sums = {8: ("avx2.psign.b", "avx2.pmadd.ub.sw", "avx2.pmadd.wd"),
-                             4: ("ssse3.psign.b.128", "ssse3.pmadd.ub.sw.128", "sse2.pmadd.wd")}[width]
+        sign = {8: "avx2.psign.b", 4: "ssse3.psign.b.128"}[width]
         signed = T.call_llvm_pure_intrin(type_name("i8", DEPTH * width), f"llvm.x86.{sign}", weights[0], pixel[1])
-        two = T.call_llvm_pure_intrin(type_name("i16", 2 * width), f"llvm.x86.{pairs}", pixel[0], signed)
-        return acc + T.call_llvm_pure_intrin(type_name("i32", width), f"llvm.x86.{sums}", two, const(1, "i16", 2 * width))
+        return acc + self._products(pixel[0], signed, width)
 
 
 class Portable(DotForm):
@@ -250,4 +271,5 @@ def assembled(parts: list[Vector]) -> Vector:
 
 
 FORMS: dict[Form, Callable[[Kernel, str], DotForm]] = {
-    "vpdpbusd": Vnni, "vpmaddubsw": Maddubs, "pmaddwd": Madd, "sdot": Sdot, "smlal": Smlal, "smull": Smull, "portable": Portable}
+    "vpdpbusd": Vnni, "vpmaddubsw": Maddubs, "vpsignb": Signb, "pmaddwd": Madd, "sdot": Sdot, "smlal": Smlal, "smull": Smull,
+    "portable": Portable}
