@@ -5,6 +5,7 @@ It is factored five times, with 500 other unlabelled images like those it was tr
 weight [O,I*taps], with no data. Counted are its 1000 held-out images, and 10000 more like them, where less is a matter of chance.
 """
 
+import os
 import statistics
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -41,6 +42,7 @@ def digits() -> None:
     print("points lost, five draws of 500 unlabelled images:")
     print("| weights | fitted | median | worst | may be lost | plain SVD | of 10000: fitted | median | worst | plain SVD |")
     print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")                 # threads that wait for each other take much longer
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         asked = {ratio: [pool.submit(one, ratio, seed) for seed in DRAWS] for ratio in RATIOS}
         for ratio, most in RATIOS.items():
