@@ -65,7 +65,7 @@ def floor(isa: Isa, kernel: Mapping[str, Any], weights: int, arena: int, everyth
 
 
 def _saved(algo: str) -> float:
-    found = re.match(r"winograd(\d)", algo)
+    found = re.match(r"(?:conv_)?winograd(\d)", algo)
     return _SAVED.get(int(found[1]), 1.0) if found else 1.0
 
 

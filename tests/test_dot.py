@@ -15,6 +15,7 @@ from edgec.ir.layout import Layout
 from edgec.ir.types import Tensor, numpy_dtype
 from edgec.isa import Isa, cpu_isa
 from edgec.kernels.base import Operands
+from edgec.kernels.choice import Choice
 from edgec.kernels.emit import emit
 from edgec.kernels.plan import packed, plan
 from edgec.onnx_saturation import exact
@@ -70,7 +71,7 @@ def check(isa: Isa, nodes: Sequence[Node], inputs: dict[Value, Array], weights: 
     outer = tuple(dict.fromkeys(v for n in nodes for v in n.inputs if v is not None and v in {**inputs, **weights}))
     body = Graph("body", outer, (output,), tuple(nodes))
     node = nodes[0] if len(nodes) == 1 else Node("edgec.Fused", outer, (output,), MappingProxyType({"kind": "test", "body": body}))
-    planned = plan(node, isa, Operands.of(weights, lambda v: v.tensor.view))
+    planned = plan(node, isa, replace(Operands.of(weights, lambda v: v.tensor.view), choice=Choice("direct", 0, 0)))
     assert not isinstance(planned, str), planned
     arrays = []
     for i, (arg, value) in enumerate(zip(planned.plan.args, planned.inputs, strict=False)):

@@ -16,7 +16,6 @@ from edgec.ir.graph import Array, Value
 from edgec.ir.layout import Axis, View
 from edgec.ir.types import dtype_bits
 from edgec.isa import Isa
-from edgec.kernels import pairs
 from edgec.kernels.choice import Choice
 from edgec.kernels.expr import Expr
 
@@ -144,8 +143,8 @@ class Operands:
 
     `ints` answers the elements of a constant integer tensor (pads, axes: structure, not weights), None for all others; `floats` those of
     a constant f32 vector that is short enough for one number an axis (the scales of Resize). `narrow` tells whether i8 weights keep
-    within -127 and 127, as quantization for sums in 16 bits makes them, and `paired` whether a function of them makes rows of which no pair
-    of neighbors can saturate 16 bits (`pairs.py`): of the numbers of a weight, the only things code may depend on.
+    within -127 and 127, and `weight` what they are: code may depend on them only as far as sums of products in 16 or 32 bits could
+    overflow.
     `footprint` counts the bytes of all weights of the net, which pass through the caches between two uses of one of them. A planner grants
     a `choice` where there is such a plan; else, and where it is None, the cost model chooses.
     """
@@ -155,7 +154,7 @@ class Operands:
     ints: Callable[[Value], tuple[int, ...] | None]
     floats: Callable[[Value], tuple[float, ...] | None] = lambda _: None
     narrow: Callable[[Value], bool] = lambda _: False
-    paired: Callable[[Value, Callable[[Array], Array]], bool] = lambda _value, _rows: False
+    weight: Callable[[Value], Array | None] = lambda _: None
     footprint: float = 0.0
     choice: Choice | None = None
 
@@ -177,11 +176,7 @@ class Operands:
             array = weights.get(value)
             return array is not None and bool((array != np.iinfo(np.int8).min).all())
 
-        def paired(value: Value, rows: Callable[[Array], Array]) -> bool:
-            array = weights.get(value)
-            return array is not None and pairs.fit(rows(array))
-
-        return cls(view, lambda v: v in weights, lambda v: elements(v, "iu"), lambda v: elements(v, "f"), narrow, paired,
+        return cls(view, lambda v: v in weights, lambda v: elements(v, "iu"), lambda v: elements(v, "f"), narrow, weights.get,
                    float(sum(a.nbytes for a in weights.values())))
 
 

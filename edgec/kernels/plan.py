@@ -28,10 +28,12 @@ from edgec.kernels import (
     plan_separable,
     plan_window,
     plan_winograd,
+    plan_winograd_dot,
     recurrent,
     separable,
     window,
     winograd,
+    winograd_dot,
 )
 from edgec.kernels.base import KernelPlan, Operands, Planned, timed
 from edgec.kernels.gpu import plan as gpu_plan
@@ -41,7 +43,7 @@ _Planner = Callable[[Region, Isa, Operands], Planned | str]
 _ANCHORS: Mapping[str, _Planner] = {
     "Conv": plan_winograd.convolution, "ConvTranspose": plan_contract.convolution,
     **dict.fromkeys(("MatMul", "Gemm"), plan_contract.product),
-    "ConvInteger": plan_dot.convolution, "MatMulInteger": plan_dot.product,
+    "ConvInteger": plan_winograd_dot.convolution, "MatMulInteger": plan_dot.product,
     **dict.fromkeys(("MaxPool", "AveragePool", "edgec.SumPool"), plan_window.pool), "Pad": pad.pad, "Resize": plan_resize.resize,
     "edgec.Lookup": plan_map.lookup,
     **dict.fromkeys(plan_reduce.OPERATORS, plan_reduce.reduction),
@@ -129,7 +131,9 @@ def packed(plan: KernelPlan, arg: int, array: Array) -> Array:
     if isinstance(plan, separable.SeparablePlan):
         return separable.pack(plan, arg, array)
     if isinstance(plan, winograd.FiltersPlan):
-        return winograd.pack(plan, array)
+        return winograd.pack(plan, winograd_dot.paired(array) if plan.args[0].dtype == "i8" else array)
+    if isinstance(plan, winograd_dot.DotWinogradPlan) and arg == 1:
+        return winograd_dot.filters(plan, array)
     if isinstance(plan, winograd.WinogradPlan) and arg == 1:
         return winograd.filters(plan, array)
     if isinstance(plan, recurrent.RecurrentPlan):

@@ -35,10 +35,10 @@ _WIDENED: dict[Form, Form] = {"smlal": "smull", "vpsignb": "pmaddwd"}
 def convolution(region: Region, isa: Isa, operands: Operands) -> Planned | str:
     """ConvInteger of rank 3 and 4."""
     node = region.anchor
-    read = _read(region, operands)
-    if isinstance(read, str) or node is None:
-        return str(read)
-    x, w, zero = read
+    found = read(region, operands)
+    if isinstance(found, str) or node is None:
+        return str(found)
+    x, w, zero = found
     spatial = len(x.dims) - 2
     if spatial not in (1, 2):
         return f"{node.op} is written for one and two spatial axes, not {spatial}"
@@ -58,10 +58,10 @@ def convolution(region: Region, isa: Isa, operands: Operands) -> Planned | str:
 def product(region: Region, isa: Isa, operands: Operands) -> Planned | str:
     """MatMulInteger whose right operand is a constant matrix."""
     node = region.anchor
-    read = _read(region, operands)
-    if isinstance(read, str) or node is None:
-        return str(read)
-    a, b, zero = read
+    found = read(region, operands)
+    if isinstance(found, str) or node is None:
+        return str(found)
+    a, b, zero = found
     if len(a.dims) < 2 or len(b.dims) != 2:                     # noqa: PLR2004
         return f"{node.op} is written for a matrix on the right side, and at least one on the left"
     images = Images.of((a, b), region, operands, image=False)
@@ -73,7 +73,7 @@ def product(region: Region, isa: Isa, operands: Operands) -> Planned | str:
     return _Nest(region, isa, operands, images, zero).plan("gemm", "io", (ys, xs))
 
 
-def _read(region: Region, operands: Operands) -> tuple[Value, Value, Value | None] | str:
+def read(region: Region, operands: Operands) -> tuple[Value, Value, Value | None] | str:
     """Data, stored weights and the zero point of an anchor, or why it is none of those that are written."""
     node = region.anchor
     if node is None or region.anchor_output is None:
@@ -94,7 +94,8 @@ class _Nest:
     """A contraction of bytes whose operands are known."""
 
     def __init__(self, region: Region, isa: Isa, operands: Operands, images: Images, zero: Value | None) -> None:
-        self.region, self.isa, self.operands, self.images, self.zero = region, isa.integer, operands, images, zero
+        self.region, self.isa, self.operands, self.images = region, isa.integer, operands, images
+        self.zeros = () if zero is None else (zero,)
 
     def plan(self, name: str, stored: str, taps: tuple[Taps, Taps], kernel: tuple[int, int] = (1, 1), groups: int = 1) -> Planned | str:
         """The plan with the register tile that the cost model likes best."""
@@ -118,16 +119,15 @@ class _Nest:
         macs = prod(y.shape) * (x.axes[1].extent // groups) * ys.count * xs.count
         fixed = n * groups * len(widths)
         row_chunks = chunks(ys.out_count, min(-(-_TASKS // fixed), macs // (_TASK_MACS * fixed)))
-        bias, epilogue, used = self._epilogue()
+        bias, epilogue = with_bias(self.region, images, 2 + len(self.zeros))
         unroll = _unroll(form, tile.tw * tile.nb if isa.fact("optimize") != "size" else _BODY, (xs.count if merged else 1) * chunk // 4)
         plan = DotPlan(
             isa, (), fixed * row_chunks, x=x, y=y, ys=ys, xs=xs, kernel=kernel, groups=groups, widths=widths, columns=tile.tw, chunk=chunk,
-            merged=merged, unroll=unroll, row_chunks=row_chunks, form=form, zero=self.zero is not None, bias=bias,
+            merged=merged, unroll=unroll, row_chunks=row_chunks, form=form, zero=bool(self.zeros), bias=bias,
             epilogue=epilogue, name=name, stored=stored, macs=macs, computing=tile.cycles * n * groups,
             passes=ys.out_count * -(-xs.out_count // tile.tw), others=tile.others)
-        args = self._args(plan.groups * plan.group_bytes + 4 * y.axes[1].extent)
-        zeros = (self.zero,) if self.zero is not None else ()
-        return Planned(replace(plan, args=args, bytes=traffic(args)), (*images.inputs, *zeros, *used))
+        args = arguments(self.region, images, self.zeros, plan.groups * plan.group_bytes + 4 * y.axes[1].extent)
+        return Planned(replace(plan, args=args, bytes=traffic(args)), (*images.inputs, *self.zeros, *self.region.operands))
 
     def depthwise(self, ys: Taps, xs: Taps) -> Planned | str:
         """The plan of a convolution with as many groups as channels."""
@@ -151,14 +151,13 @@ class _Nest:
         fixed = n * len(widths)
         macs = prod(y.shape) * window
         row_chunks = chunks(ys.out_count, min(-(-_TASKS // fixed), macs // (_TASK_MACS * fixed)))
-        bias, epilogue, used = self._epilogue()
+        bias, epilogue = with_bias(self.region, images, 2 + len(self.zeros))
         plan = DepthPlan(
             isa, (), fixed * row_chunks, x=x, y=y, ys=ys, xs=xs, widths=widths, columns=columns, row_chunks=row_chunks, form=form,
-            zero=self.zero is not None, bias=bias, epilogue=epilogue, macs=macs,
+            zero=bool(self.zeros), bias=bias, epilogue=epilogue, macs=macs,
             computing=depth_cycles(isa, form, (ys.count, xs.count), fixed * ys.out_count * xs.out_count, xs.step))
-        args = self._args(plan.weight_bytes + 4 * channels)
-        zeros = (self.zero,) if self.zero is not None else ()
-        return Planned(replace(plan, args=args, bytes=traffic(args)), (*images.inputs, *zeros, *used))
+        args = arguments(self.region, images, self.zeros, plan.weight_bytes + 4 * channels)
+        return Planned(replace(plan, args=args, bytes=traffic(args)), (*images.inputs, *self.zeros, *self.region.operands))
 
     def _form(self, rows: Callable[[Array], Array]) -> Form:
         """What the unit has, as far as sums of two products in 16 bits keep within them; `rows` are the weights as bytes meet pixels.
@@ -166,33 +165,32 @@ class _Nest:
         Unsigned pixels need pairs of small weights, |pixels| weights that are not -128; others are widened one by one.
         """
         form, weight = cast("Form", self.isa.int8_form), self.images.inputs[1]
-        if form == "vpmaddubsw" and not self.operands.paired(weight, rows):
+        if form == "vpmaddubsw" and ((known := self.operands.weight(weight)) is None or not pairs.fit(rows(known))):
             form = "vpsignb"
         return form if form == "vpmaddubsw" or self.operands.narrow(weight) else _WIDENED.get(form, form)
 
-    def _args(self, weights: int) -> tuple[Arg, ...]:
-        images, region = self.images, self.region
-        made = [Arg("input", images.inputs[0].tensor.dtype, extent(images.x)), Arg("weight", "i8", weights)]
-        if self.zero is not None:
-            made.append(Arg("input", self.zero.tensor.dtype, 1))
-        made += [Arg("input", v.tensor.dtype, extent(view)) for v, view in zip(region.operands, images.loads, strict=True)]
-        return (*made, Arg("output", region.result.dtype, extent(images.y)))
 
-    def _epilogue(self) -> tuple[Load | None, Epilogue, tuple[Value, ...]]:
-        """The bias, when the first thing that happens to the sums is that one is added; the rest; and the operands of both."""
-        expr, operands = self.region.expr, self.region.operands
-        first = 3 if self.zero is not None else 2
-        loads = tuple(Load(i, v) for i, v in enumerate(self.images.loads, first))
-        number = _bias(self.region, loads)
-        if number is None:
-            return None, Epilogue(expr, loads), operands
-        bias = loads[number - 1]
-        # the sum takes the place of the anchor's result
-        added = len(expr.arguments)
-        instrs = tuple(replace(i, args=tuple(0 if a == added else a for a in i.args)) for i in expr.instrs)
-        instrs = (replace(instrs[0], op="Identity", args=(0,)), *instrs[1:])
-        results = tuple(0 if r == added else r for r in expr.results)
-        return bias, Epilogue(replace(expr, instrs=instrs, results=results), loads), operands
+def arguments(region: Region, images: Images, zeros: Sequence[Value], weights: int) -> tuple[Arg, ...]:
+    """The arguments of a kernel whose packed weight has so many bytes."""
+    made = [Arg("input", images.inputs[0].tensor.dtype, extent(images.x)), Arg("weight", "i8", weights)]
+    made += [Arg("input", zero.tensor.dtype, 1) for zero in zeros]
+    made += [Arg("input", v.tensor.dtype, extent(view)) for v, view in zip(region.operands, images.loads, strict=True)]
+    return (*made, Arg("output", region.result.dtype, extent(images.y)))
+
+
+def with_bias(region: Region, images: Images, first: int) -> tuple[Load | None, Epilogue]:
+    """The bias, when adding it is the first thing that happens to the sums, and the rest; operands are arguments from `first` on."""
+    expr = region.expr
+    loads = tuple(Load(i, v) for i, v in enumerate(images.loads, first))
+    number = _bias(region, loads)
+    if number is None:
+        return None, Epilogue(expr, loads)
+    # the sum takes the place of the anchor's result
+    added = len(expr.arguments)
+    instrs = tuple(replace(i, args=tuple(0 if a == added else a for a in i.args)) for i in expr.instrs)
+    instrs = (replace(instrs[0], op="Identity", args=(0,)), *instrs[1:])
+    results = tuple(0 if r == added else r for r in expr.results)
+    return loads[number - 1], Epilogue(replace(expr, instrs=instrs, results=results), loads)
 
 
 def _bias(region: Region, loads: Sequence[Load]) -> int | None:

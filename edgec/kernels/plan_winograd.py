@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from math import prod
+from typing import TypeVar
 
 from edgec.cost import ahead, choose_tile, memory_cycles
 from edgec.ir.layout import Axis
@@ -21,6 +23,7 @@ _LEAST = 16             # channels below which the transforms cost more than the
 _MOST_TILES, _LEAST_TILES, _FINER = 64, 8, 1.4      # tiles of a block that are weighed, and how many times as many as the next fewer
 _HIDDEN = 0.3           # of the cycles in which transformed inputs come from beyond the second level, how many count; measured on Zen 3
 _MEMORY = 1.02          # of the time, what blocks with less scratch memory may cost
+_P = TypeVar("_P", bound=WinogradPlan)
 _STORED = ("f32", "f16", "bf16")
 _SUMS = {2: (8, 6), 4: (14, 12)}    # operations of the transforms along one axis: of inputs, of products
 
@@ -38,10 +41,10 @@ def convolution(region: Region, isa: Isa, operands: Operands) -> Planned | str:
         return made if wish.form == "direct" else _form(region, isa, operands, int(wish.form.removeprefix("winograd"))) or made
     limit = _GAIN * timed(made.plan, operands.footprint).cycles
     forms = [f for m in _SUMS if (f := _form(region, isa, operands, m)) is not None and timed(f.plan, operands.footprint).cycles < limit]
-    return min([*forms, made], key=lambda planned: _price(isa, planned))
+    return min([*forms, made], key=lambda planned: price(isa, planned))
 
 
-def _price(isa: Isa, planned: Planned) -> float:
+def price(isa: Isa, planned: Planned) -> float:
     """Cycles of a run, and those in which its weights come from main memory once: what bytes that stay in memory must be worth.
 
     A model with many of them is larger than the caches, so that is also what they cost when nothing hides it.
@@ -61,12 +64,12 @@ def _form(region: Region, isa: Isa, operands: Operands, m: int) -> Planned | Non
         return None
     if images.cut or inputs[0].tensor.dtype != "f32":
         return None
-    if min(x.axes[1].extent, y.axes[1].extent) < _LEAST or not all(_contiguous(v.axes[1], isa.lanes) for v in (x, y)):
+    if min(x.axes[1].extent, y.axes[1].extent) < _LEAST or not all(contiguous(v.axes[1], isa.lanes) for v in (x, y)):
         return None
     return _plan(region, isa, images, m, geometry.pads[:2], operands.tile)
 
 
-def _contiguous(axis: Axis, lanes: int) -> bool:
+def contiguous(axis: Axis, lanes: int) -> bool:
     """Whether vectors of channels lie in a row."""
     return axis.inner == 1 and axis.block % lanes == 0 if axis.block else axis.stride == 1
 
@@ -75,29 +78,10 @@ def _plan(
     region: Region, isa: Isa, images: Images, m: int, pads: tuple[int, int], wish: tuple[int, int] | None,
 ) -> Planned:
     x, y = images.x, images.y
-    (count, ic, *_), oc, side = x.shape, y.axes[1].extent, m + TAPS - 1
-    total = count * -(-y.axes[2].extent // m) * -(-y.axes[3].extent // m)
-    macs = y.axes[0].extent * oc * y.axes[2].extent * y.axes[3].extent * ic * TAPS * TAPS
-    filters, lanes = side * side * ic * oc, vectors(oc, isa.lanes)
-
-    def of(blocks: int) -> WinogradPlan:
-        """The plan with so many blocks."""
-        tiles = -(-total // blocks)
-        tile = choose_tile(isa, lanes, tiles, ic, rows=side * side, lane=isa.broadcast == "lane" and ic % isa.lanes == 0,
-                           strided=isa.in_order,                       # where LLVM loads so much ahead that 5x4 spills here, too
-                           wish=wish)
-        widths = tuple(lanes[i:i + tile.nb] for i in range(0, len(lanes), tile.nb))
-        runs = chunks(blocks, min(_RUNS, max(1, macs // _RUN_MACS)))
-        parts = min(len(widths), 2) if runs == 1 and macs >= _RUN_MACS else 1
-        plan = WinogradPlan(isa, (), runs * parts, x=x, y=y, m=m, pads=pads, widths=widths, tiles=tiles, columns=min(tile.tw, tiles),
-                            runs=runs, parts=parts, bias=images.bias, epilogue=images.epilogue(region), macs=macs, passes=blocks,
-                            others=tile.others)
-        return replace(plan, computing=_cycles(plan, total, blocks * tile.cycles), ahead=_lines(plan, blocks * tile.cycles, filters * 4))
-
-    plans = [of(blocks) for blocks in _blocks(total)]
-    least = min(p.computing for p in plans)
-    plan = min((p for p in plans if p.computing <= _MEMORY * least), key=lambda p: p.tiles)
-    args = list(images.args(region))
+    ic, oc, side = x.axes[1].extent, y.axes[1].extent, m + TAPS - 1
+    plan = shaped(WinogradPlan(isa, (), 0, x=x, y=y, m=m, pads=pads, widths=(), tiles=0, columns=0, runs=0, parts=0, bias=images.bias,
+                               epilogue=images.epilogue(region), macs=prod(y.shape) * ic * TAPS * TAPS), wish)
+    args, filters = list(images.args(region)), side * side * ic * oc
     stored = isa.fact("optimize") == "start"
     args[1] = Arg("weight" if stored else "prepared", "f32", filters)
     args.append(Arg("scratch", "f32", scratch_elements(plan)))
@@ -107,6 +91,32 @@ def _plan(
     weight = Arg("weight", images.inputs[1].tensor.dtype, ic * oc * TAPS * TAPS)
     prepare = FiltersPlan(isa, (weight, Arg("output", "f32", filters)), len(plan.widths), m=m, channels=ic, widths=plan.widths)
     return Planned(replace(plan, prepare=((1, prepare),)), (*images.inputs, *region.operands))
+
+
+def shaped(template: _P, wish: tuple[int, int] | None) -> _P:
+    """The plan with tiles, blocks and tasks, which a template leaves open; `wish`: the register tile that it shall have if it can."""
+    isa, y, steps = template.isa, template.y, template.steps
+    total = template.x.axes[0].extent * prod(template.grid)
+    lanes = vectors(y.axes[1].extent, isa.lanes)
+    filters = 4 * template.side * template.side * steps * y.axes[1].extent
+
+    def of(blocks: int) -> _P:
+        """The plan with so many blocks."""
+        tiles = -(-total // blocks)
+        tile = choose_tile(isa, lanes, tiles, steps, rows=template.side * template.side,
+                           lane=isa.broadcast == "lane" and steps % isa.lanes == 0,
+                           strided=isa.in_order,                       # where LLVM loads so much ahead that 5x4 spills here, too
+                           wish=wish)
+        widths = tuple(lanes[i:i + tile.nb] for i in range(0, len(lanes), tile.nb))
+        runs = chunks(blocks, min(_RUNS, max(1, template.macs // _RUN_MACS)))
+        parts = min(len(widths), 2) if runs == 1 and template.macs >= _RUN_MACS else 1
+        plan = replace(template, tasks=runs * parts, widths=widths, tiles=tiles, columns=min(tile.tw, tiles), runs=runs, parts=parts,
+                       passes=blocks, others=tile.others)
+        return replace(plan, computing=_cycles(plan, total, blocks * tile.cycles), ahead=_lines(plan, blocks * tile.cycles, filters))
+
+    plans = [of(blocks) for blocks in _blocks(total)]
+    least = min(p.computing for p in plans)
+    return min((p for p in plans if p.computing <= _MEMORY * least), key=lambda p: p.tiles)
 
 
 def _blocks(total: int) -> Iterable[int]:
@@ -133,11 +143,11 @@ def _cycles(plan: WinogradPlan, total: int, products: float) -> float:
     """
     isa, m, elements = plan.isa, plan.m, 4 * plan.side * plan.side
     oc = plan.y.axes[1].extent
-    filters, inputs = elements * plan.channels * oc, 4 * scratch_elements(plan)
+    filters, inputs = elements * plan.steps * oc, 4 * scratch_elements(plan)
     again = (plan.blocks - 1) * memory_cycles(isa, filters, filters + inputs)
     if inputs > isa.l2_bytes > 0:
         again += _HIDDEN * plan.blocks * (len(plan.widths) - 1) * memory_cycles(isa, inputs, inputs + filters)
-    transforms = plan.parts * _transform(isa, plan.side, m, plan.channels) + _transform(isa, plan.side, m, oc, back=True)
+    transforms = plan.parts * _transform(isa, plan.side, m, plan.steps) + _transform(isa, plan.side, m, oc, back=True)
     return products + again + total * transforms
 
 

@@ -7,6 +7,7 @@ its own, so 9 multiplications an output become (m+2)^2 / m^2: four for m=2, two 
 G g G' of all filters is computed once: by `NAME_prepare` (`FiltersPlan`), or, where a net must start quickly, when it is built (`filters`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +50,8 @@ class WinogradPlan(KernelPlan):
     ahead: int = 0
 
     kind = "winograd"
+    depth = 1
+    """Input channels that lie in one lane: a step of the reduction."""
 
     @property
     def algo(self) -> str:
@@ -82,6 +85,11 @@ class WinogradPlan(KernelPlan):
         return self.x.axes[1].extent
 
     @property
+    def steps(self) -> int:
+        """Steps of the reduction."""
+        return self.channels // self.depth
+
+    @property
     def largest(self) -> int:
         """Output channels of the largest vector group."""
         return max(map(sum, self.widths))
@@ -90,7 +98,7 @@ class WinogradPlan(KernelPlan):
     def strides(self) -> tuple[int, int]:
         """From element to element in scratch memory: of transformed inputs, and of the products of a vector group."""
         line = self.isa.line_bytes // 4
-        return apart(self.tiles * self.channels, line), apart(self.tiles * self.largest, line)
+        return apart(self.tiles * self.steps, line), apart(self.tiles * self.largest, line)
 
 
 @dataclass(frozen=True)
@@ -121,12 +129,15 @@ def pack(plan: FiltersPlan, weight: Array) -> Array:
 
 def filters(plan: WinogradPlan, weight: Array) -> Array:
     """G g G' of a weight [M, C, 3, 3], f32 from sums in f64, as [vector group][element of the tile][input channel][lane]."""
-    g = np.array(_G[plan.m])
-    groups, start = [], 0
-    for widths in plan.widths:
-        size = sum(widths)
+    return transformed(weight, np.array(_G[plan.m]), [sum(widths) for widths in plan.widths], np.float32)
+
+
+def transformed(weight: Array, g: Array, sizes: Sequence[int], dtype: type) -> Array:
+    """Each filter w of a weight [M, C, 3, 3] as g w g', by sums in f64: [group of so many of M][element][C][lane]."""
+    groups, start = list[Array](), 0
+    for size in sizes:
         part = np.tensordot(weight[start:start + size].astype(np.float64), g, axes=(3, 1))     # [lane, channel, row of taps, j]
-        groups.append(np.tensordot(g, part, axes=(1, 2)).transpose(0, 3, 2, 1).astype(np.float32).reshape(-1))
+        groups.append(np.tensordot(g, part, axes=(1, 2)).transpose(0, 3, 2, 1).astype(dtype).reshape(-1))
         start += size
     return np.concatenate(groups)
 
@@ -138,4 +149,4 @@ def apart(elements: int, line: int) -> int:
 
 def scratch_elements(plan: WinogradPlan) -> int:
     """What a task needs: transformed inputs of a block, products of a block for one vector group, one tile at an edge."""
-    return plan.side * plan.side * (sum(plan.strides) + plan.channels)
+    return plan.side * plan.side * (sum(plan.strides) + plan.steps)

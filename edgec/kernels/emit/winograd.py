@@ -19,7 +19,7 @@ _IMAGE, _FILTERS, _BIAS = 0, 1, 2
 
 def emit(plan: WinogradPlan, symbol: str) -> tirx.PrimFunc:
     """The kernel of a plan."""
-    return function(plan, symbol, lambda kernel, task: _Task(plan, kernel, task).run())
+    return function(plan, symbol, lambda kernel, task: Task(plan, kernel, task).run())
 
 
 def of_inputs(m: int, d: Sequence[Vector], lanes: int) -> list[Vector]:
@@ -44,8 +44,14 @@ def of_products(m: int, p: Sequence[Vector], lanes: int) -> list[Vector]:
     return [p[0] + (a + c), b + e * const(2.0, "f32", lanes), a + c * const(4.0, "f32", lanes), p[5] + (b + e * const(8.0, "f32", lanes))]
 
 
-class _Task:
-    """One run of blocks and one part of the vector groups."""
+class Task:
+    """One run of blocks and one part of the vector groups: of f32, and what the form on bytes (`winograd_dot.py`) shares with it.
+
+    A step of the reduction is what lies in one lane: one channel, or a pair of them in 16 bits.
+    """
+
+    dtype = sums = "f32"
+    """Of what is transformed, and of products."""
 
     def __init__(self, plan: WinogradPlan, kernel: Kernel, task: Index) -> None:
         self.plan, self.k = plan, kernel
@@ -57,13 +63,67 @@ class _Task:
         self.edge = self.products + cells * plan.strides[1]
         self.lanes = kernel.isa.lanes
 
+    # Arithmetic
+
+    def pixels(self, index: Index, lanes: int) -> Vector:
+        """Inputs of `lanes` steps."""
+        return self.k.load(_IMAGE, index, lanes)
+
+    def outside(self, lanes: int) -> Vector:
+        """What stands for inputs outside of the image."""
+        return const(0.0, "f32", lanes)
+
+    def kept(self, index: Index, lanes: int) -> Vector:
+        """Inputs of `lanes` steps from scratch memory."""
+        return self.k.load(self.scratch, index, lanes)
+
+    def keep(self, value: Vector, index: Index, lanes: int) -> None:
+        """Put inputs of `lanes` steps, transformed or not, into scratch memory."""
+        self.k.store(self.scratch, value, index, lanes)
+
+    def of_inputs(self, d: Sequence[Vector], lanes: int) -> list[Vector]:
+        """B' d along one axis."""
+        return of_inputs(self.plan.m, d, lanes)
+
+    def transformed_element(self, value: Vector, element: tuple[int, int], lanes: int) -> Vector:
+        """An element of B' d B as it is kept."""
+        del element, lanes
+        return value
+
+    def of_products(self, p: Sequence[Vector], lanes: int) -> list[Vector]:
+        """A' p along one axis."""
+        return of_products(self.plan.m, p, lanes)
+
+    def filters(self, index: Index, lanes: int) -> Vector:
+        """Filters of one step and `lanes` output channels."""
+        return self.k.load(_FILTERS, index, lanes)
+
+    def add(self, acc: Vector, pixel: Vector, weights: Vector, lanes: int) -> Vector:
+        """The accumulator plus the products of a step."""
+        del lanes
+        return acc + pixel * weights
+
+    def bias(self, channel: Index, at: Sequence[Index], lanes: int) -> Vector | None:
+        """What is added to all outputs of some channels."""
+        del at
+        return T.bind(self.k.load(_BIAS, channel, lanes)) if self.plan.bias else None
+
+    def result(self, value: Vector, bias: Vector | None, lanes: int) -> Vector:
+        """An output from an element of A' p A."""
+        del lanes
+        return value if bias is None else value + bias
+
+    # Blocks
+
     def run(self) -> None:
+        """All blocks of the run."""
         plan = self.plan
         each = -(-plan.blocks // plan.runs)
         low = self.chunk * each
         loop(low, low + each if plan.blocks % each == 0 else T.bind(T.min(low + each, plan.blocks)), self.block)
 
     def block(self, b: Index) -> None:
+        """One block of tiles: transformed, multiplied and transformed back."""
         plan = self.plan
         self.transform(b)
         each = -(-len(plan.widths) // plan.parts)
@@ -109,8 +169,8 @@ class _Task:
         def inside(c: Index, lanes: int) -> None:
             def tile(t: Index) -> None:
                 begin = T.bind(begins[t])
-                when(tirx.GE(begin, 0), lambda: self.tile(t, c, lanes, lambda i, j: self.k.load(
-                    _IMAGE, begin + along(plan.x.axes[1], c) + i * rows + j * columns, lanes)))
+                when(tirx.GE(begin, 0), lambda: self.tile(t, c, lanes, lambda i, j: self.pixels(
+                    begin + along(plan.x.axes[1], c * plan.depth) + i * rows + j * columns, lanes)))
 
             loop(0, plan.tiles, tile)
 
@@ -123,40 +183,39 @@ class _Task:
         side, (n, y, x) = self.plan.side, at
         for i in range(side):
             for j in range(side):
-                self.vectors(partial(self.copy, n, y + i, x + j, self.edge + (i * side + j) * self.plan.channels))
-        self.vectors(lambda c, w: self.tile(t, c, w, lambda i, j: self.k.load(
-            self.scratch, self.edge + (i * side + j) * self.plan.channels + c, w)))
+                self.vectors(partial(self.copy, n, y + i, x + j, self.edge + (i * side + j) * self.plan.steps))
+        self.vectors(lambda c, w: self.tile(t, c, w, lambda i, j: self.kept(self.edge + (i * side + j) * self.plan.steps + c, w)))
 
     def copy(self, n: Index, y: Index, x: Index, target: Index, c: Index, lanes: int) -> None:
         """Channels of one input, or zeros outside of the image."""
         height, width = (a.extent for a in self.plan.x.axes[2:])
         with T.If(tirx.all(tirx.GE(y, 0), tirx.GE(x, 0), tirx.LT(y, height), tirx.LT(x, width))):
             with T.Then():
-                self.k.store(self.scratch, self.k.load(_IMAGE, address(self.plan.x, [n, c, y, x]), lanes), target + c, lanes)
+                self.keep(self.pixels(address(self.plan.x, [n, c * self.plan.depth, y, x]), lanes), target + c, lanes)
             with T.Else():
-                self.k.store(self.scratch, const(0.0, "f32", lanes), target + c, lanes)
+                self.keep(self.outside(lanes), target + c, lanes)
 
     def vectors(self, body: Callable[[Index, int], None]) -> None:
-        """Run body(first channel, lanes) for every vector of input channels."""
-        count = self.plan.channels // self.lanes
+        """Run body(first step, lanes) for every vector of input channels."""
+        count = self.plan.steps // self.lanes
         loop(0, count, lambda v: body(v * self.lanes, self.lanes))
         start = count * self.lanes
-        for width in vectors(self.plan.channels - start, self.lanes):
+        for width in vectors(self.plan.steps - start, self.lanes):
             body(start, width)
             start += width
 
     def tile(self, t: Index, c: Index, lanes: int, read: Callable[[int, int], Vector]) -> None:
-        """B' d B of one tile for a vector of channels."""
-        plan, side = self.plan, self.plan.side
-        half = Accumulators([lanes] * side, side)
+        """B' d B of one tile for a vector of steps."""
+        plan, side, size = self.plan, self.plan.side, lanes * self.plan.depth
+        half = Accumulators([size] * side, side, self.dtype)
         for j in range(side):
-            column = [hold(read(i, j), "f32", lanes) for i in range(side)]
-            for i, value in enumerate(of_inputs(plan.m, column, lanes)):
+            column = [hold(read(i, j), self.dtype, size) for i in range(side)]
+            for i, value in enumerate(self.of_inputs(column, size)):
                 half.set(i, j, value)
         for i in range(side):
-            for j, value in enumerate(of_inputs(plan.m, [half.get(i, j) for j in range(side)], lanes)):
+            for j, value in enumerate(self.of_inputs([half.get(i, j) for j in range(side)], size)):
                 at = self.transformed + (i * side + j) * plan.strides[0] + c * plan.tiles + t * lanes
-                self.k.store(self.scratch, value, at, lanes)
+                self.keep(self.transformed_element(value, (i, j), size), at, lanes)
 
     # Products
 
@@ -183,19 +242,19 @@ class _Task:
         plan, size, line = self.plan, sum(widths), self.k.isa.line_bytes // 4
         places = [0, *accumulate(widths)][:-1]
         cells = plan.side * plan.side
-        acc = Accumulators(widths, columns)
+        acc = Accumulators(widths, columns, self.sums)
         for i in range(columns):
             for j, w in enumerate(widths):
-                acc.set(i, j, const(0.0, "f32", w))
-        filters = first * (cells * plan.channels) + e * (plan.channels * size)
-        asked = filters + plan.channels * size + tirx.truncdiv(start, plan.columns) * (plan.channels // UNROLL * plan.ahead * line)
+                acc.set(i, j, const(0, self.sums, w))
+        filters = first * (cells * plan.steps) + e * (plan.steps * size)
+        asked = filters + plan.steps * size + tirx.truncdiv(start, plan.columns) * (plan.steps // UNROLL * plan.ahead * line)
 
         def load(c: Index) -> list[Vector]:
-            return [T.bind(self.k.load(_FILTERS, filters + c * size + at, w)) for at, w in zip(places, widths, strict=True)]
+            return [T.bind(self.filters(filters + c * size + at, w)) for at, w in zip(places, widths, strict=True)]
 
         def ask(q: Index) -> None:
             for i in range(plan.ahead):
-                self.k.prefetch(_FILTERS, asked + (q * plan.ahead + i) * line)
+                self.k.prefetch(_FILTERS, (asked + (q * plan.ahead + i) * line) * plan.depth)
 
         self.chain(acc, widths, (self.transformed + e * plan.strides[0], start, columns), (load, ask))
         for i in range(columns):
@@ -205,17 +264,17 @@ class _Task:
 
     def chain(self, acc: Accumulators, widths: Sequence[int], inputs: tuple[Index, Index, int],
               filters: tuple[Callable[[Index], list[Vector]], Callable[[Index], None]]) -> None:
-        """Add the products of all channels.
+        """Add the products of all steps.
 
         `inputs`: where those of an element begin, the first tile, and how many tiles there are. `filters`: what loads the vectors of a
-        channel, and what asks for more, with the number of a body of the loop.
+        step, and what asks for more, with the number of a body of the loop.
         """
-        channels, lanes, (element, start, columns), (load, ask) = self.plan.channels, self.lanes, inputs, filters
+        channels, lanes, (element, start, columns), (load, ask) = self.plan.steps, self.lanes, inputs, filters
 
         def add(loaded: Sequence[Vector], pixel: Callable[[int, int], Vector]) -> None:
             for i in range(columns):
                 for j, w in enumerate(widths):
-                    acc.set(i, j, acc.get(i, j) + pixel(i, w) * loaded[j])
+                    acc.set(i, j, self.add(acc.get(i, j), pixel(i, w), loaded[j], w))
 
         def pixels(c: Index, wide: int) -> list[Index]:
             """Where the vector of `wide` channels from c on lies, of each tile."""
@@ -258,21 +317,22 @@ class _Task:
         """A' p A of one tile for a vector of output channels, bias and epilogue; outputs outside of the image are left out."""
         plan, side, m = self.plan, self.plan.side, self.plan.m
         n, channel, y, x = at
-        half = Accumulators([lanes] * side, m)
+        half = Accumulators([lanes] * side, m, self.sums)
         for j in range(side):
             places = [self.products + (i * side + j) * plan.strides[1] + t * plan.largest + offset for i in range(side)]
-            column = [hold(self.k.load(self.scratch, p, lanes), "f32", lanes) for p in places]
-            for i, value in enumerate(of_products(m, column, lanes)):
+            column = [hold(self.k.load(self.scratch, p, lanes), self.sums, lanes) for p in places]
+            for i, value in enumerate(self.of_products(column, lanes)):
                 half.set(i, j, value)
-        bias = T.bind(self.k.load(_BIAS, channel, lanes)) if plan.bias else None
+        bias = self.bias(channel, [n, channel, 0, 0], lanes)
         height, width = (a.extent for a in plan.y.axes[2:])
         for i in range(m):
-            row = [hold(v, "f32", lanes) for v in of_products(m, [half.get(i, j) for j in range(side)], lanes)]
+            row = [hold(v, self.sums, lanes) for v in self.of_products([half.get(i, j) for j in range(side)], lanes)]
             for j, value in enumerate(row):
                 conditions = [tirx.LT(p, size) for p, size, k in ((y + i, height, i), (x + j, width, j)) if size % m and k >= size % m]
                 when(tirx.all(*conditions) if len(conditions) > 1 else conditions[0] if conditions else True,
-                     partial(self.write, [n, channel, y + i, x + j], value if bias is None else value + bias, lanes))
+                     partial(self.write, [n, channel, y + i, x + j], self.result(value, bias, lanes), lanes))
 
     def write(self, at: Sequence[Index], value: Vector, lanes: int) -> None:
+        """The epilogue of some outputs, and their place."""
         made = epilogue(self.k, self.plan.epilogue, value, at, 1, lanes)
         self.k.write(self.output, self.plan.y, at, 1, made, lanes)
