@@ -59,16 +59,17 @@ def peak_macs(isa: Isa) -> float:
     return isa.lanes * isa.fma_ports
 
 
-def fits(isa: Isa, tw: int, nb: int, *, lane: bool = False, strided: bool = False) -> bool:
+def fits(isa: Isa, tw: int, nb: int, *, lane: bool = False, strided: bool = False, spare: int = 0) -> bool:
     """Tell whether accumulators, weights and inputs of a tile have a register each, so that nothing is spilled.
 
     An input is broadcast into one register (with AVX-512 often none, but weights need one to be loaded ahead); in the lane form each column
-    keeps a register of its own, and the compiler wants some for itself: more where a kernel of several taps is `strided`.
+    keeps a register of its own, and the compiler wants some for itself: more where a kernel of several taps is `strided`. `spare`: further
+    registers that a step needs.
     """
     if lane:
         return tw * nb + nb + tw <= isa.registers - (_AHEAD_STRIDED if strided else _count(isa, "spare_registers", _AHEAD))
     once = _LOADED_ONCE if nb == 1 and isa.lanes > 1 and isa.registers <= _NO_OPERAND else 0
-    return tw * nb + nb + 1 + once <= isa.registers
+    return tw * nb + nb + 1 + once + spare <= isa.registers
 
 
 def tile_cycles(isa: Isa, tw: int, nb: int, k: int, *, lane: bool = False, stored: int = 4) -> float:
@@ -115,13 +116,14 @@ def _number(isa: Isa, fact: str) -> float:
 
 def choose_tile(  # noqa: PLR0913  a shape
     isa: Isa, vectors: Sequence[int], columns: int, k: int, *, rows: int = 1, lane: bool = False, strided: bool = False, stored: int = 4,
-    inputs: int = 0, wish: tuple[int, int] | None = None,
+    inputs: int = 0, spare: int = 0, wish: tuple[int, int] | None = None,
 ) -> Tile:
     """Choose the register tile of a direct convolution or a matrix product.
 
     `vectors` lists the lanes of each vector of output channels, `columns` counts the output columns of a row (in a matrix product: rows
     of the left operand), `k` the steps of the reduction, `rows` how often all of it is done, `stored` the bytes of a weight where it lies;
-    `strided`: see `fits`. What is left over gets smaller tiles. Each group of vectors reads all `inputs` bytes anew, from where they lie.
+    `strided`, `spare`: see `fits`. What is left over gets smaller tiles. Each group of vectors reads all `inputs` bytes anew, from where
+    they lie.
     A `wish`, (tw, nb), is granted when it is one of the tiles that fit.
     """
     least = 2 if lane and len(vectors) > 1 else 1  # a lane load serves all vectors of a tile: one vector alone would waste it
@@ -129,7 +131,7 @@ def choose_tile(  # noqa: PLR0913  a shape
     candidates = (Tile(tw, nb, rows * _tiled_cycles(isa, tw, nb, len(vectors), columns, k, lane=lane, stored=stored)
                        + -(-len(vectors) // nb) * again)
                   for nb in range(least, min(len(vectors), isa.registers) + 1)
-                  for tw in range(1, min(columns, isa.registers) + 1) if fits(isa, tw, nb, lane=lane, strided=strided))
+                  for tw in range(1, min(columns, isa.registers) + 1) if fits(isa, tw, nb, lane=lane, strided=strided, spare=spare))
     return _best(candidates, wish)
 
 
@@ -168,7 +170,7 @@ DOTS = MappingProxyType({
     "sdot": Dot(0.25, 1, 1, 1, 1), "smlal": Dot(2, 2, 2, 0, 8), "smull": Dot(2, 2, 2, 0, 8),
     "portable": Dot(4, 4, 0, 1, 2, 4)})
 """By form; `portable` is four plain multiply-accumulates of i32."""
-_SHARES = MappingProxyType({"smull": 0.75, "vpsignb": 2 / 3})
+_SHARES = MappingProxyType({"smull": 0.75, "vpsignb": 2 / 3, "pmaddwd": 0.75})
 """What a form reaches of the speed of the unit's own, where weights are too large for that one: VPSIGNB takes the ports of VPMADDUBSW."""
 
 

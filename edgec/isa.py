@@ -46,7 +46,7 @@ class Isa:
     def llvm_target(self) -> dict[str, Any]:
         """Say it in the words of TVM's `Target`."""
         target: dict[str, Any] = {"kind": "llvm", "mtriple": self.triple, "mcpu": self.mcpu}
-        if self.arch == "x86_64":      # sums of integers in another order: shorter chains, more of them than there are registers
+        if self.arch == "x86_64":      # LLVM's combiner would reorder sums of integers, and kernels then spill their accumulators
             target["cl-opt"] = ["-x86-machine-combiner:bool=false"]
         return {**target, "mattr": list(self.mattr)} if self.mattr else target
 

@@ -127,7 +127,7 @@ def run(plan: KernelPlan, emit: Emit, inputs: Sequence[Array]) -> Outcome:
 
 def undefined(plan: KernelPlan, emit: Emit) -> set[str]:
     """The names that the compiled kernel leaves for others to define."""
-    done = subprocess.run(["nm", "-u", _object(plan, emit)], capture_output=True, text=True, check=True)
+    done = subprocess.run(["nm", "-u", object_file(plan, emit)], capture_output=True, text=True, check=True)
     return set(done.stdout.split()) - {"U"}
 
 
@@ -171,7 +171,7 @@ def _workspace() -> Path:
 
 
 @cache
-def _object(plan: KernelPlan, emit: Emit) -> Path:
+def object_file(plan: KernelPlan, emit: Emit) -> Path:
     from edgec.codegen.lower import build  # noqa: PLC0415  TVM takes seconds to import
     path = Path(tempfile.mkdtemp(dir=_workspace())) / "k.o"
     build(emit(plan, "kernel"), plan.isa.llvm_target()).write_to_file(str(path), "o")
@@ -180,7 +180,7 @@ def _object(plan: KernelPlan, emit: Emit) -> Path:
 
 @cache
 def _compiled(plan: KernelPlan, emit: Emit) -> Path:
-    folder = _object(plan, emit).parent
+    folder = object_file(plan, emit).parent
     if _native(plan.isa):
         subprocess.run([shutil.which("ld") or "gcc", "-shared", "-o", folder / "k.so", folder / "k.o", "-lm"], check=True)
     else:

@@ -16,6 +16,7 @@ from edgec.errors import UsageError
 from edgec.ir.evaluate import evaluate
 from edgec.ir.graph import Graph
 from edgec.ir.verify import verify
+from edgec.kernels.pairs import MOST, fit
 from edgec.lang.text import load
 from edgec.onnx import import_model
 from edgec.onnx_saturation import exact
@@ -280,3 +281,21 @@ def test_the_pass_by_itself_on_the_command_line(tmp_path: Path, capsys: pytest.C
     assert main(["build", str(path), "--int8", "-o", str(tmp_path / "m.edgec")]) == 2
     assert "--calibrate" in capsys.readouterr().err
     assert not (tmp_path / "m.edgec").exists()
+
+
+@pytest.mark.parametrize("shape", [(8, 4, 3, 3, 3), (6, 5, 2, 3, 3)])
+def test_pairs_of_volumes_are_looked_at_as_those_of_images(shape: tuple[int, ...]) -> None:
+    """No kernel is written for them: what says so must not stumble before."""
+    dims = ",".join(map(str, shape))
+    node = graph(f"%x: f32[1,{shape[1]},4,4,4]", f"%w: f32[{dims}] = random 1", f"%y: f32[1,{shape[0]},2,2,2] = Conv(%x, %w)").nodes[0]
+    rng = np.random.default_rng(0)
+    exact = rng.uniform(-127, 127, shape)
+    whole = pairs.mended(node, np.rint(exact).astype(np.int8), exact)
+    assert pairs.largest(node, whole).shape == shape[:1]
+    assert pairs.largest(node, whole).max() <= MOST
+
+
+def test_a_vector_of_weights_has_pairs() -> None:
+    node = graph("%x: f32[3,6]", "%w: f32[6] = random 1", "%y: f32[3] = MatMul(%x, %w)").nodes[0]
+    assert fit(pairs.rows(node, np.array([64, 64, 1, -2, 3, 4], np.int8)))
+    assert not fit(pairs.rows(node, np.array([64, 65, 1, -2, 3, 4], np.int8)))

@@ -106,6 +106,7 @@ def shaped(template: _P, wish: tuple[int, int] | None) -> _P:
         tile = choose_tile(isa, lanes, tiles, steps, rows=template.side * template.side,
                            lane=isa.broadcast == "lane" and steps % isa.lanes == 0,
                            strided=isa.in_order,                       # where LLVM loads so much ahead that 5x4 spills here, too
+                           spare=template.depth - 1,                   # pairs of products are not fused with the sum: they need a register
                            wish=wish)
         widths = tuple(lanes[i:i + tile.nb] for i in range(0, len(lanes), tile.nb))
         runs = chunks(blocks, min(_RUNS, max(1, template.macs // _RUN_MACS)))

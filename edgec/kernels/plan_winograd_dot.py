@@ -15,7 +15,7 @@ from edgec.kernels.taps import Geometry
 from edgec.kernels.winograd import TAPS, FiltersPlan, scratch_elements
 from edgec.kernels.winograd_dot import DotWinogradPlan, fits
 
-_FORMS = ("vpmaddubsw", "pmaddwd")      # of units whose products of bytes take as many instructions as those of pairs in 16 bits
+_FORMS = ("vpmaddubsw", "pmaddwd")      # of units whose products of bytes take at least as many instructions as those of 16 bits
 _GAIN = 0.95                            # of the time of the direct form, below which its filters are worth being made
 _LEAST = 32                             # channels below which the transforms cost more than the products save
 

@@ -18,7 +18,7 @@ from edgec.kernels.winograd import WinogradPlan, transformed
 G = np.array(((2, 0, 0), (1, 1, 1), (1, -1, 1), (0, 0, 2)), np.float32)
 """Twice the transform of filters along one axis."""
 _PIXEL = 4 * 255        # the largest element of B' d B, d less its zero point
-_SUMS = 16              # of all products' filters that an output adds, how often each weight is among them, with its factors
+_OFTEN = np.abs(G)[:3].sum(0).astype(np.int64), np.abs(G)[1:].sum(0).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,8 @@ def filters(plan: DotWinogradPlan, weight: Array) -> Array:
 def fits(weight: Array) -> bool:
     """Whether no sum of an output overflows, whatever the pixels are: [M, C, 3, 3] in i8, M > 0.
 
-    An output adds up nine elements at most; how large each can be is asked of its filters where the plainest bound is not enough.
+    An output adds up nine elements at most. In their filters, with all signs alike, a weight stands as often as `_OFTEN` says along an
+    axis: for the first output of a tile and for the second.
     """
-    if int(np.abs(weight.astype(np.int32)).sum(axis=(1, 2, 3)).max()) * _SUMS * _PIXEL < 2**31:
-        return True
-    elements = np.einsum("ia,mcab,jb->ijmc", G, weight.astype(np.float32), G, optimize=True)
-    sums = np.abs(elements).sum(axis=3, dtype=np.float64)
-    return max(float(sums[i:i + 3, j:j + 3].sum(axis=(0, 1)).max()) for i in (0, 1) for j in (0, 1)) * _PIXEL < 2**31
+    sums = np.abs(weight.astype(np.int32)).sum(axis=1)
+    return max(int(np.einsum("mij,i,j->m", sums, a, b).max()) for a in _OFTEN for b in _OFTEN) * _PIXEL < 2**31

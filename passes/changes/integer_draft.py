@@ -78,7 +78,7 @@ class Draft:
                 ends = [self.weight(n, np.array(b - zero, np.float32)) for n, b in zip(("low", "high"), bounds, strict=True)]
                 real = self.node("Clip", (real, *ends), "f32", real.dims)
             one = self.weight("one", np.array(1, np.float32))
-            return self.into(to.stored, "QuantizeLinear", (real, one, self.weight("to_zero", to.zero)))
+            return self.into(to.stored, "QuantizeLinear", (real, one, self._zero(to)))
         multiplier, by = fixed_point(factor)
         whole = self.node("edgec.MultiplyShift", (sums, self.weight("multiplier", multiplier), self.weight("shift", by)), "i32", sums.dims)
         return self.stored(whole, to, bounds or (kind.min, kind.max))
@@ -90,12 +90,17 @@ class Draft:
         moved = self.map("Add", whole, np.array(int(to.zero), np.int32))
         return self.into(to.stored, "Cast", (self.node("Clip", (moved, *ends), "i32", whole.dims),), to=_CODES[to.dtype])
 
+    def _zero(self, to: Quantized) -> Value:
+        """The zero point, as the model has it if it can: where the same value takes it off again, a kernel need not add it."""
+        given = to.node.input(2)
+        return given if given is not None and not given.dims and given in self.graph.weights else self.weight("to_zero", to.zero)
+
     def requantize(self, x: Value, of: Quantized, to: Quantized) -> Value:
         """Integers of one scale as those of another: in reals that stay in registers, or by a table where there are none."""
         if not self.fpu:
             return self.into(to.stored, "edgec.Lookup", (x, self.weight("table", table(of, to, lambda reals: reals))))
         real = self.node("DequantizeLinear", (x, self.weight("scale", of.scale), self.weight("zero", of.zero)), "f32", x.dims)
-        return self.into(to.stored, "QuantizeLinear", (real, self.weight("to_scale", to.scale), self.weight("to_zero", to.zero)))
+        return self.into(to.stored, "QuantizeLinear", (real, self.weight("to_scale", to.scale), self._zero(to)))
 
 
 def factor(x: Quantized, w: Quantized, y: Quantized | None) -> Array:

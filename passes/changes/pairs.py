@@ -16,7 +16,9 @@ def rows(node: Node, weight: Array) -> Array:
     Of an odd number of channels all taps of a row lie side by side. Of a depthwise convolution it is the rows of taps.
     """
     if node.op != "Conv":
-        return weight if node.op == "Gemm" and node.attrs.get("transB", 0) else weight.swapaxes(-1, -2)
+        return weight if weight.ndim < 2 or (node.op == "Gemm" and node.attrs.get("transB", 0)) else weight.swapaxes(-1, -2)  # noqa: PLR2004
+    if weight.ndim > 4:                                                # noqa: PLR2004  no kernel is written for volumes: any rows will do
+        weight = weight.reshape(*weight.shape[:2], -1, weight.shape[-1])
     c = weight.shape[1]
     image = weight[:, :, None] if weight.ndim == 3 else weight        # noqa: PLR2004  a 1-D convolution is a row
     if is_depthwise(node, weight):
@@ -33,8 +35,7 @@ def is_depthwise(node: Node, weight: Array) -> bool:
 
 def largest(node: Node, weight: Array) -> Array:
     """The largest sum of one sign in a pair, for each output channel."""
-    made: Array = pairs.sums(by_channel := rows(node, weight)).reshape(len(by_channel), -1).max(1)
-    return made
+    return np.array([pairs.sums(channel).max() for channel in rows(node, weight)])
 
 
 def mended(node: Node, whole: Array, exact: Array) -> Array:
@@ -42,19 +43,19 @@ def mended(node: Node, whole: Array, exact: Array) -> Array:
 
     `whole` are the rounded numbers, `exact` those before, of the same shape.
     """
+    if pairs.fit(rows(node, whole)):
+        return whole
     flat, reals = whole.reshape(-1).copy(), exact.reshape(-1)
-    places = rows(node, np.arange(flat.size).reshape(whole.shape))
+    places = rows(node, np.arange(flat.size, dtype=np.int32).reshape(whole.shape))
     if places.shape[-1] % 2:
         places = np.pad(places, [(0, 0)] * (places.ndim - 1) + [(0, 1)], mode="edge")
     places = places.reshape(-1, 2)
     places = places[places[:, 0] != places[:, 1]]
     while True:
-        pair = flat[places].astype(np.int32)
-        bad = np.flatnonzero(pairs.sums(pair)[:, 0] > pairs.MOST)
-        if not bad.size:
+        both = np.add(flat[places[:, 0]], flat[places[:, 1]], dtype=np.int16)
+        places = places[np.abs(both) > pairs.MOST]                     # a weight is in one pair, so no other one becomes too large
+        if not len(places):
             return flat.reshape(whole.shape)
-        chosen, some = pair[bad], places[bad]
-        # beyond MOST with one weight alone is impossible, so both have one sign
-        up = np.abs(chosen) - np.abs(reals[some])
-        which = some[np.arange(len(bad)), up.argmax(1)]
+        up = np.abs(flat[places].astype(np.int32)) - np.abs(reals[places])
+        which = places[np.arange(len(places)), up.argmax(1)]
         flat[which] -= np.sign(flat[which])

@@ -1,8 +1,8 @@
 """Post-training quantization: a net in reals becomes one between DequantizeLinear and QuantizeLinear, fitted to samples.
 
 Weights: i8 from -127 to 127 around zero, one scale for each output channel; `paired`, no two neighbors of one sign sum to more than 128.
-Activations: i8 around any zero, from the smallest to the
-largest value that was seen. What a layer makes on average is corrected by its bias, which is i32 in units of the sums.
+Activations: i8 around any zero, from the smallest to the largest value that was seen. What a layer makes on average is corrected by its
+bias, which is i32 in units of the sums.
 """
 
 from collections.abc import Mapping, Sequence

@@ -217,11 +217,11 @@ def _compare(operate: Callable[[Vector, Vector], Vector]) -> Operation:
     return lambda _, args, dtypes, lanes: operate(*_distinct(args, dtypes[0], lanes))
 
 
-def _quantize(instr: Instr, args: Sequence[Vector], _: Sequence[str], lanes: int) -> Vector:
-    """To the nearest integer, ties to even, plus the zero point, within the range of the result.
+def _rounded(instr: Instr, args: Sequence[Vector], lanes: int) -> tuple[Vector, Vector]:
+    """The nearest integer, ties to even, within the range of the result less the zero point: plus the magic number; and the zero point.
 
-    The bounds apply before rounding, shifted by the zero point: the sum with the magic number then is exact, and its low bits are the
-    integer. No conversion is needed, which on some CPUs would be a call.
+    The bounds apply before rounding: the sum with the magic number then is exact, and its low bits are the integer. No conversion is
+    needed, which on some CPUs would be a call.
     """
     m, (low, high) = VectorMath("f32", lanes), (0, 255) if instr.dtype == "u8" else (-128, 127)
     value = args[0] if instr.attr("unit") else m.hold(args[0] / args[1])
@@ -233,8 +233,19 @@ def _quantize(instr: Instr, args: Sequence[Vector], _: Sequence[str], lanes: int
         bottom, top = (m.hold(tirx.Select(tirx.LT(top, bound), top, bound)) for bound in within)
     value = m.hold(tirx.Select(tirx.LT(bottom, value), value, bottom))           # NaN gives the lowest number
     value = m.hold(tirx.Select(tirx.LT(value, top), value, top))
-    bits = T.reinterpret(type_name("i32", lanes), m.hold(value + m.const(MAGIC)))
+    return m.hold(value + m.const(MAGIC)), zero
+
+
+def _quantize(instr: Instr, args: Sequence[Vector], _: Sequence[str], lanes: int) -> Vector:
+    """To the nearest integer plus the zero point."""
+    value, zero = _rounded(instr, args, lanes)
+    bits = T.reinterpret(type_name("i32", lanes), value)
     return cast(hold(bits - hold(const(MAGIC_BITS, "i32", lanes) - zero, "i32", lanes), "i32", lanes), instr.dtype, lanes)
+
+
+def centered(instr: Instr, args: Sequence[Vector], lanes: int) -> Vector:
+    """What a QuantizeLinear makes, less its zero point, in f32."""
+    return _rounded(instr, args, lanes)[0] - const(MAGIC, "f32", lanes)
 
 
 def _multiply_shift(_: Instr, args: Sequence[Vector], __: Sequence[str], lanes: int) -> Vector:
@@ -334,4 +345,4 @@ OPERATIONS: dict[str, Operation] = {
     "IsNaN": lambda _, a, _d, _l: T.isnan(a[0]), "IsInf": _infinite,
 }
 
-__all__ = ["OPERATIONS", "Operation", "constant", "convert"]
+__all__ = ["OPERATIONS", "Operation", "centered", "constant", "convert"]
