@@ -172,6 +172,7 @@ def test_int8_within_a_drop_of_right_answers(samples: Path, tmp_path: Path) -> N
     assert len(bundle.manifest["accuracy"]["chosen"]) == len(bundle.manifest["study"]["layers"])
 
 
+@pytest.mark.usefixtures("rough")
 def test_a_ratio_is_measured_as_it_is(tmp_path: Path) -> None:
     samples = {"image": digits(32)[0]}                                 # fewer are too few for all layers at once
     alone = "rank 2.5, each layer fitted by itself, costs a drop of"

@@ -163,7 +163,7 @@ def test_the_innermost_loop_keeps_its_sums_in_registers() -> None:
     weight = bytes_of((64, 64, 3, 3), extreme=False) // 3
     planned = formed(conv((1, 64, 56, 56), 64, (1, 1, 1, 1), "u8", weight, 3)[0], MADDUBS)
     assert planned is not None
-    command = ["objdump", "-d", "--no-show-raw-insn", object_file(planned.plan, emit)]
+    command = ["objdump", "-d", "--no-show-raw-insn", str(object_file(planned.plan, emit))]
     told = subprocess.run(command, capture_output=True, text=True, check=True)
     longest = max(re.split(r"\tj\w+ .*", told.stdout), key=lambda block: block.count("vpmaddwd"))
     assert longest.count("vpmaddwd") >= 4 * 8                   # a body of the loop: four pairs of channels

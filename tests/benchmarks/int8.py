@@ -18,6 +18,7 @@ import numpy as np
 from edgec import peers
 from edgec.build import build, read
 from edgec.bundle import Bundle
+from edgec.contest import SETTLE
 from edgec.measure import pinned, race, ratio
 from edgec.samples import draw
 from tests.benchmarks.low_rank import samples
@@ -48,7 +49,7 @@ def times(name: str, places: dict[str, Path], threads: int, seconds: float) -> t
         feeds = draw(sessions["f32"].inputs, 1, {})
         other = peers.load("onnxruntime", places["model"], threads)
         runs = {kind: partial(s.run, feeds) for kind, s in sessions.items()}
-        found = race({**runs, "other": partial(other.run, feeds)}, duration=seconds)
+        found = race({**runs, "other": partial(other.run, feeds)}, duration=seconds, settle=SETTLE if threads > 1 else 0.0)
     ratios = [ratio(found["int8"], found[kind]) for kind in ("f32", "exact", "other")]
     return name, str(threads), *(f"{r.value:.2f} ({r.low:.2f} to {r.high:.2f})" for r in ratios)
 
