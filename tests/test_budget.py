@@ -45,9 +45,10 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def rough(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fitting low-rank layers takes most of the time here, and test_factorize.py judges it: two choices are tried, on few probes."""
+    """Fitting low-rank layers takes most of the time here, and test_factorize.py judges it: two choices, few probes, few steps."""
     monkeypatch.setattr(budget, "_TRIES", 2)
     monkeypatch.setattr(module("passes.factorize"), "_WORK", 1e9)
+    monkeypatch.setattr(module("passes.changes.tuning"), "_WORK", 6e10)
 
 
 def best(rows: list[Row], limits: list[float]) -> float:
