@@ -299,3 +299,11 @@ def test_a_vector_of_weights_has_pairs() -> None:
     node = graph("%x: f32[3,6]", "%w: f32[6] = random 1", "%y: f32[3] = MatMul(%x, %w)").nodes[0]
     assert fit(pairs.rows(node, np.array([64, 64, 1, -2, 3, 4], np.int8)))
     assert not fit(pairs.rows(node, np.array([64, 65, 1, -2, 3, 4], np.int8)))
+
+
+def test_a_convolution_of_volumes_stays_in_reals() -> None:
+    given = graph("%x: f32[1,4,6,6,6]", "%w: f32[8,4,3,3,3] = random 1", '%y: f32[1,8,4,4,4] = Conv(%x, %w) at "volume"')
+    samples = [{"x": np.random.default_rng(seed).standard_normal((1, 4, 6, 6, 6)).astype(np.float32)} for seed in range(4)]
+    made, context = quantized(given, samples, target=V3)
+    assert "QuantizeLinear" not in ops(made).split()
+    assert any("volume stays in f32: no kernel computes a convolution of volumes with integers" in n for n in context.notes)

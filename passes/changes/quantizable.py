@@ -131,6 +131,8 @@ def _unfit(graph: Graph, node: Node) -> str | None:
         return "what it reads is not one computed tensor and constants"
     if not np.isfinite(weight).all() or not weight.any():
         return "its weight is zero, or not finite"
+    if node.op == "Conv" and weight.ndim > 4:                   # noqa: PLR2004
+        return "no kernel computes a convolution of volumes with integers"
     if node.op == "MatMul" and weight.ndim != 2:                # noqa: PLR2004
         return "its right operand is no matrix"
     if node.op == "Gemm" and (set(node.attrs) - {"transB"} or (bias is not None and graph.weights[bias].ndim != 1)):
