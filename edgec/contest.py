@@ -24,7 +24,7 @@ Array = npt.NDArray[Any]
 FROM_C = " from C"
 """Behind the name of a contestant that is called without what calls cost in Python."""
 _MOST, _SHORTEST = 10_000, 1e-7   # runs that another machine makes in a block, and seconds that a run takes
-SETTLE = 0.015   # seconds after which no runtime's threads spin any more; whoever is next would share a processor with them
+_SETTLE = 0.015   # seconds after which no runtime's threads spin any more; whoever is next would share a processor with them
 _CALL = 5e-4   # seconds of one call of a loop in C, beside which the call itself is nothing
 
 
@@ -146,7 +146,7 @@ def hold(bundles: Mapping[str, Bundle], model: Path | None, names: Sequence[str]
         turns |= {name + FROM_C: run for name, (_, run) in loops.items()}
         turns |= {name + FROM_C: p.bind(given[0]) for name, p in loaded.items()} if loops else {}
         times = race(turns, warmup=rules.warmup, iterations=rules.iterations, duration=rules.duration, clock=rules.clock,
-                     settle=SETTLE if rules.threads > 1 else 0.0)
+                     settle=_SETTLE if rules.threads > 1 else 0.0)
     for name, (runs, _) in loops.items():
         times[name + FROM_C] = Times([[t / runs for t in block] for block in times[name + FROM_C].blocks])
     return Contest(times, errors, tuple(bundles), loaded, first.emulator, cores, refused, checked)

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, Literal, Self
 
-import numpy as np
-
 from edgec.cost import Tile, kernel_cycles
 from edgec.ir.graph import Array, Value
 from edgec.ir.layout import Axis, View
@@ -142,9 +140,8 @@ class Operands:
     """What a planner may ask about the values that a region touches: where they lie, and what is known of them when the model is built.
 
     `ints` answers the elements of a constant integer tensor (pads, axes: structure, not weights), None for all others; `floats` those of
-    a constant f32 vector that is short enough for one number an axis (the scales of Resize). `narrow` tells whether i8 weights keep
-    within -127 and 127, and `weight` what they are: code may depend on them only as far as sums of products in 16 or 32 bits could
-    overflow.
+    a constant f32 vector that is short enough for one number an axis (the scales of Resize). `weight` answers any constant: code may
+    depend on its numbers only as far as sums of products in 16 or 32 bits could overflow.
     `footprint` counts the bytes of all weights of the net, which pass through the caches between two uses of one of them. A planner grants
     a `choice` where there is such a plan; else, and where it is None, the cost model chooses.
     """
@@ -153,7 +150,6 @@ class Operands:
     constant: Callable[[Value], bool]
     ints: Callable[[Value], tuple[int, ...] | None]
     floats: Callable[[Value], tuple[float, ...] | None] = lambda _: None
-    narrow: Callable[[Value], bool] = lambda _: False
     weight: Callable[[Value], Array | None] = lambda _: None
     footprint: float = 0.0
     choice: Choice | None = None
@@ -172,11 +168,7 @@ class Operands:
             known = array is not None and array.dtype.kind in kind and array.size <= _STRUCTURE
             return tuple(array.reshape(-1).tolist()) if array is not None and known else None
 
-        def narrow(value: Value) -> bool:
-            array = weights.get(value)
-            return array is not None and bool((array != np.iinfo(np.int8).min).all())
-
-        return cls(view, lambda v: v in weights, lambda v: elements(v, "iu"), lambda v: elements(v, "f"), narrow, weights.get,
+        return cls(view, lambda v: v in weights, lambda v: elements(v, "iu"), lambda v: elements(v, "f"), weights.get,
                    float(sum(a.nbytes for a in weights.values())))
 
 

@@ -5,6 +5,8 @@ from dataclasses import replace
 from math import prod
 from typing import cast
 
+import numpy as np
+
 from edgec.cost import choose_dot_tile, depth_cycles
 from edgec.ir.graph import Array, Value
 from edgec.ir.layout import Axis, View
@@ -140,7 +142,7 @@ class _Nest:
         window = ys.count * xs.count
         form = self._form(lambda w: w.reshape(w.shape[0], ys.count, xs.count).swapaxes(1, 2))
         if form == "sdot":                                     # interleaving rows takes more than it gains where vectors are short
-            form = "smlal" if self.operands.narrow(images.inputs[1]) else "smull"
+            form = "smlal" if self._narrow() else "smull"
         if window > _UNROLLED:
             return self.plan("conv", "oihw", (ys, xs), (ys.count, xs.count), x.axes[1].extent)
         lanes = lanes_for(isa.lanes * (2 if form in ("smlal", "smull") else 1), (x, y, *images.loads), y.axes[1].extent, 1)
@@ -164,10 +166,15 @@ class _Nest:
 
         Unsigned pixels need pairs of small weights, |pixels| weights that are not -128; others are widened one by one.
         """
-        form, weight = cast("Form", self.isa.int8_form), self.images.inputs[1]
-        if form == "vpmaddubsw" and ((known := self.operands.weight(weight)) is None or not pairs.fit(rows(known))):
+        form, weight = cast("Form", self.isa.int8_form), self.operands.weight(self.images.inputs[1])
+        if form == "vpmaddubsw" and (weight is None or not pairs.fit(rows(weight))):
             form = "vpsignb"
-        return form if form == "vpmaddubsw" or self.operands.narrow(weight) else _WIDENED.get(form, form)
+        return form if form == "vpmaddubsw" or self._narrow() else _WIDENED.get(form, form)
+
+    def _narrow(self) -> bool:
+        """Whether all weights keep within -127 and 127, as quantization for sums in 16 bits makes them."""
+        weight = self.operands.weight(self.images.inputs[1])
+        return weight is not None and bool((weight != np.iinfo(np.int8).min).all())
 
 
 def arguments(region: Region, images: Images, zeros: Sequence[Value], weights: int) -> tuple[Arg, ...]:

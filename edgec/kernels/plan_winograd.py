@@ -1,6 +1,6 @@
 """When a convolution becomes one by Winograd's method, and with which tiles."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from math import prod
 from typing import TypeVar
@@ -78,19 +78,26 @@ def _plan(
     region: Region, isa: Isa, images: Images, m: int, pads: tuple[int, int], wish: tuple[int, int] | None,
 ) -> Planned:
     x, y = images.x, images.y
-    ic, oc, side = x.axes[1].extent, y.axes[1].extent, m + TAPS - 1
     plan = shaped(WinogradPlan(isa, (), 0, x=x, y=y, m=m, pads=pads, widths=(), tiles=0, columns=0, runs=0, parts=0, bias=images.bias,
-                               epilogue=images.epilogue(region), macs=prod(y.shape) * ic * TAPS * TAPS), wish)
-    args, filters = list(images.args(region)), side * side * ic * oc
-    stored = isa.fact("optimize") == "start"
-    args[1] = Arg("weight" if stored else "prepared", "f32", filters)
-    args.append(Arg("scratch", "f32", scratch_elements(plan)))
-    plan = replace(plan, args=tuple(args), bytes=traffic(args))
+                               epilogue=images.epilogue(region), macs=prod(y.shape) * x.axes[1].extent * TAPS * TAPS), wish)
+    return Planned(filtered(plan, images.args(region), "f32", "f32"), (*images.inputs, *region.operands))
+
+
+def filtered(plan: _P, args: Sequence[Arg], dtype: str, sums: str) -> _P:
+    """The plan with the arguments of the direct form, but filters of a dtype in the place of the weight, and scratch memory for `sums`.
+
+    Filters are stored, or made of the weight when the net starts.
+    """
+    image, weight, *others = args
+    channels = plan.y.axes[1].extent
+    elements, stored = plan.side * plan.side * plan.channels * channels, plan.isa.fact("optimize") == "start"
+    made = (image, Arg("weight" if stored else "prepared", dtype, elements), *others, Arg("scratch", sums, scratch_elements(plan)))
+    plan = replace(plan, args=made, bytes=traffic(made))
     if stored:
-        return Planned(plan, (*images.inputs, *region.operands))
-    weight = Arg("weight", images.inputs[1].tensor.dtype, ic * oc * TAPS * TAPS)
-    prepare = FiltersPlan(isa, (weight, Arg("output", "f32", filters)), len(plan.widths), m=m, channels=ic, widths=plan.widths)
-    return Planned(replace(plan, prepare=((1, prepare),)), (*images.inputs, *region.operands))
+        return plan
+    widths = tuple(tuple(plan.depth * w for w in group) for group in plan.widths)
+    prepare = FiltersPlan(plan.isa, (weight, Arg("output", dtype, elements)), len(widths), m=plan.m, channels=plan.steps, widths=widths)
+    return replace(plan, prepare=((1, prepare),))
 
 
 def shaped(template: _P, wish: tuple[int, int] | None) -> _P:

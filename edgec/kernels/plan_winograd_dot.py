@@ -1,18 +1,17 @@
 """When a convolution of bytes becomes one by Winograd's method: exact, so it is a matter of time and memory alone."""
 
-from dataclasses import replace
 from math import prod
 
 from edgec.ir.graph import Value
 from edgec.isa import Isa
-from edgec.kernels.base import Arg, Operands, Planned, timed, traffic
+from edgec.kernels.base import Operands, Planned, timed
 from edgec.kernels.image import Images
 from edgec.kernels.plan_dot import arguments, read, with_bias
 from edgec.kernels.plan_dot import convolution as direct
-from edgec.kernels.plan_winograd import contiguous, price, shaped
+from edgec.kernels.plan_winograd import contiguous, filtered, price, shaped
 from edgec.kernels.region import Region
 from edgec.kernels.taps import Geometry
-from edgec.kernels.winograd import TAPS, FiltersPlan, scratch_elements
+from edgec.kernels.winograd import TAPS
 from edgec.kernels.winograd_dot import DotWinogradPlan, fits
 
 _FORMS = ("vpmaddubsw", "pmaddwd")      # of units whose products of bytes take at least as many instructions as those of 16 bits
@@ -56,18 +55,10 @@ def _plan(
     region: Region, isa: Isa, images: Images, zero: Value | None, pads: tuple[int, int], wish: tuple[int, int] | None,
 ) -> Planned:
     x, y = images.x, images.y
-    ic, oc = x.axes[1].extent, y.axes[1].extent
     zeros = () if zero is None else (zero,)
     offset, epilogue = with_bias(region, images, 2 + len(zeros))
+    macs = prod(y.shape) * x.axes[1].extent * TAPS * TAPS
     plan = shaped(DotWinogradPlan(isa, (), 0, x=x, y=y, m=2, pads=pads, widths=(), tiles=0, columns=0, runs=0, parts=0, bias=False,
-                                  epilogue=epilogue, zero=bool(zeros), offset=offset, macs=prod(y.shape) * ic * TAPS * TAPS), wish)
-    filters = plan.side * plan.side * ic * oc
-    args, stored = list(arguments(region, images, zeros, ic * oc * TAPS * TAPS)), isa.fact("optimize") == "start"
-    weight, args[1] = args[1], Arg("weight" if stored else "prepared", "i16", filters)
-    args.append(Arg("scratch", "i32", scratch_elements(plan)))
-    plan = replace(plan, args=tuple(args), bytes=traffic(args))
-    if not stored:
-        prepare = FiltersPlan(isa, (weight, Arg("output", "i16", filters)), len(plan.widths), m=2, channels=plan.steps,
-                              widths=tuple(tuple(2 * w for w in widths) for widths in plan.widths))
-        plan = replace(plan, prepare=((1, prepare),))
+                                  epilogue=epilogue, zero=bool(zeros), offset=offset, macs=macs), wish)
+    plan = filtered(plan, arguments(region, images, zeros, images.inputs[1].tensor.elements), "i16", "i32")
     return Planned(plan, (*images.inputs, *zeros, *region.operands))

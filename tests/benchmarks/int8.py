@@ -10,17 +10,13 @@ import argparse
 import subprocess
 import sys
 import tempfile
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from edgec import peers
 from edgec.build import build, read
 from edgec.bundle import Bundle
-from edgec.contest import SETTLE
-from edgec.measure import pinned, race, ratio
-from edgec.samples import draw
+from edgec.contest import Rules, hold
 from tests.benchmarks.low_rank import samples
 from tests.benchmarks.models import find, flags, table
 
@@ -44,14 +40,10 @@ def made(name: str, folder: Path) -> dict[str, Path]:
 
 def times(name: str, places: dict[str, Path], threads: int, seconds: float) -> tuple[str, ...]:
     """The time in bytes over that in f32, without Winograd's rounding, and of ONNX Runtime in bytes: medians with 95 % intervals."""
-    with pinned(threads):
-        sessions = {kind: Bundle(places[kind]).load(threads=threads) for kind in ("int8", "f32", "exact")}
-        feeds = draw(sessions["f32"].inputs, 1, {})
-        other = peers.load("onnxruntime", places["model"], threads)
-        runs = {kind: partial(s.run, feeds) for kind, s in sessions.items()}
-        found = race({**runs, "other": partial(other.run, feeds)}, duration=seconds, settle=SETTLE if threads > 1 else 0.0)
-    ratios = [ratio(found["int8"], found[kind]) for kind in ("f32", "exact", "other")]
-    return name, str(threads), *(f"{r.value:.2f} ({r.low:.2f} to {r.high:.2f})" for r in ratios)
+    bundles = {kind: Bundle(places[kind]) for kind in ("int8", "f32", "exact")}
+    found = hold(bundles, places["model"], ["onnxruntime"], Rules(threads=threads, duration=seconds))
+    told = [*(found.beside("int8", kind) for kind in ("f32", "exact")), found.against("int8", "onnxruntime")]
+    return name, str(threads), *("{:.2f} ({:.2f} to {:.2f})".format(t["ratio"], *t["interval"]) for t in told)
 
 
 def main() -> None:

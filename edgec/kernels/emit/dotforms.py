@@ -58,18 +58,23 @@ class DotForm:
         return hold(self.k.raw(1)[T.Ramp(index, 1, count)], "i8", count)
 
 
-class Vnni(DotForm):
-    """u8 times i8, four at a time: AVX-512 VNNI, AVX-VNNI."""
-
-    signed = False
+class Plain(DotForm):
+    """Pixels and weights as they lie, all four bytes at once: what forms share that multiply bytes of one sign with i8."""
 
     def ready(self, lanes: Vector, width: int) -> Parts:
         """Four bytes for each lane, as an i32 in each."""
-        return (hold(T.reinterpret(type_name("u8", DEPTH * width), self._bytes(lanes, width)), "u8", DEPTH * width),)
+        kind = "i8" if self.signed else "u8"
+        return (hold(T.reinterpret(type_name(kind, DEPTH * width), self._bytes(lanes, width)), kind, DEPTH * width),)
 
     def weights(self, index: Index, width: int) -> Parts:
         """The packed weights of four bytes and `width` channels."""
         return (self._weight(index, DEPTH * width),)
+
+
+class Vnni(Plain):
+    """u8 times i8, four at a time: AVX-512 VNNI, AVX-VNNI."""
+
+    signed = False
 
     def add(self, acc: Vector, pixel: Parts, weights: Parts, width: int) -> Vector:
         """The accumulator plus the products."""
@@ -77,14 +82,10 @@ class Vnni(DotForm):
         return T.call_llvm_pure_intrin(type_name("i32", width), name, acc, pixel[0], weights[0])
 
 
-class Sdot(DotForm):
+class Sdot(Plain):
     """i8 times i8, four at a time, the pixel as a lane of a register: Armv8.2 with dot products."""
 
     signed = True
-
-    def ready(self, lanes: Vector, width: int) -> Parts:
-        """Four bytes for each lane, as an i32 in each."""
-        return (hold(T.reinterpret(type_name("i8", DEPTH * width), self._bytes(lanes, width)), "i8", DEPTH * width),)
 
     def quad(self, index: Index) -> list[Parts]:
         """Four pixels, that is sixteen bytes side by side, by one load."""
@@ -94,10 +95,6 @@ class Sdot(DotForm):
         words = hold(words, "i32", 4)
         lanes = [tirx.Shuffle([words], [tirx.IntImm("int32", i)] * 4) for i in range(4)]
         return [(T.reinterpret("int8x16", spread),) for spread in lanes]
-
-    def weights(self, index: Index, width: int) -> Parts:
-        """The packed weights of four bytes and `width` channels."""
-        return (self._weight(index, DEPTH * width),)
 
     def add(self, acc: Vector, pixel: Parts, weights: Parts, width: int) -> Vector:
         """The accumulator plus the products."""
@@ -169,13 +166,12 @@ class Madd(DotForm):
 
     def add(self, acc: Vector, pixel: Parts, weights: Parts, width: int) -> Vector:
         """The accumulator plus the products."""
-        name = {16: "llvm.x86.avx512.pmaddw.d.512", 8: "llvm.x86.avx2.pmadd.wd", 4: "llvm.x86.sse2.pmadd.wd"}[width]
         for p, w in zip(pixel, weights, strict=True):
-            acc = acc + T.call_llvm_pure_intrin(type_name("i32", width), name, p, w)
+            acc = acc + products_of_pairs(p, w, width)
         return acc
 
 
-class Maddubs(DotForm):
+class Maddubs(Plain):
     """u8 times i8, two products summed in 16 bits, neighbors of these in 32: SSSE3, AVX2. Exact unless a pair of weights is too large.
 
     What pairs are too large says `edgec.kernels.pairs`.
@@ -183,23 +179,15 @@ class Maddubs(DotForm):
 
     signed = False
 
-    def ready(self, lanes: Vector, width: int) -> Parts:
-        """Four bytes for each lane, as an i32 in each."""
-        return (hold(T.reinterpret(type_name("u8", DEPTH * width), self._bytes(lanes, width)), "u8", DEPTH * width),)
-
-    def weights(self, index: Index, width: int) -> Parts:
-        """The packed weights of four bytes and `width` channels."""
-        return (self._weight(index, DEPTH * width),)
-
     def add(self, acc: Vector, pixel: Parts, weights: Parts, width: int) -> Vector:
         """The accumulator plus the products."""
         return acc + self._products(pixel[0], weights[0], width)
 
     def _products(self, pixel: Vector, weights: Vector, width: int) -> Vector:
         """The sums of four products in each lane."""
-        pairs, sums = {8: ("avx2.pmadd.ub.sw", "avx2.pmadd.wd"), 4: ("ssse3.pmadd.ub.sw.128", "sse2.pmadd.wd")}[width]
+        pairs = {8: "avx2.pmadd.ub.sw", 4: "ssse3.pmadd.ub.sw.128"}[width]
         two = T.call_llvm_pure_intrin(type_name("i16", 2 * width), f"llvm.x86.{pairs}", pixel, weights)
-        return T.call_llvm_pure_intrin(type_name("i32", width), f"llvm.x86.{sums}", two, const(1, "i16", 2 * width))
+        return products_of_pairs(two, const(1, "i16", 2 * width), width)
 
 
 class Signb(Maddubs):
@@ -255,6 +243,12 @@ class Portable(DotForm):
         for p, w in zip(pixel, weights, strict=True):
             acc = acc + p * w
         return acc
+
+
+def products_of_pairs(a: Vector, b: Vector, width: int) -> Vector:
+    """Of two numbers of 16 bits in each lane the products, summed in 32 bits: VPMADDWD."""
+    name = {16: "avx512.pmaddw.d.512", 8: "avx2.pmadd.wd", 4: "sse2.pmadd.wd"}[width]
+    return T.call_llvm_pure_intrin(type_name("i32", width), f"llvm.x86.{name}", a, b)
 
 
 def word(kernel: Kernel, index: Index) -> Vector:

@@ -23,7 +23,7 @@ def emit(plan: WinogradPlan, symbol: str) -> tirx.PrimFunc:
 
 
 def of_inputs(m: int, d: Sequence[Vector], lanes: int) -> list[Vector]:
-    """B' d along one axis."""
+    """B' d along one axis, of f32, or with m = 2 of integers."""
     def four(v: Vector) -> Vector:
         return v * const(4.0, "f32", lanes)
 
@@ -81,18 +81,10 @@ class Task:
         """Put inputs of `lanes` steps, transformed or not, into scratch memory."""
         self.k.store(self.scratch, value, index, lanes)
 
-    def of_inputs(self, d: Sequence[Vector], lanes: int) -> list[Vector]:
-        """B' d along one axis."""
-        return of_inputs(self.plan.m, d, lanes)
-
     def transformed_element(self, value: Vector, element: tuple[int, int], lanes: int) -> Vector:
         """An element of B' d B as it is kept."""
         del element, lanes
         return value
-
-    def of_products(self, p: Sequence[Vector], lanes: int) -> list[Vector]:
-        """A' p along one axis."""
-        return of_products(self.plan.m, p, lanes)
 
     def filters(self, index: Index, lanes: int) -> Vector:
         """Filters of one step and `lanes` output channels."""
@@ -210,10 +202,10 @@ class Task:
         half = Accumulators([size] * side, side, self.dtype)
         for j in range(side):
             column = [hold(read(i, j), self.dtype, size) for i in range(side)]
-            for i, value in enumerate(self.of_inputs(column, size)):
+            for i, value in enumerate(of_inputs(plan.m, column, size)):
                 half.set(i, j, value)
         for i in range(side):
-            for j, value in enumerate(self.of_inputs([half.get(i, j) for j in range(side)], size)):
+            for j, value in enumerate(of_inputs(plan.m, [half.get(i, j) for j in range(side)], size)):
                 at = self.transformed + (i * side + j) * plan.strides[0] + c * plan.tiles + t * lanes
                 self.keep(self.transformed_element(value, (i, j), size), at, lanes)
 
@@ -321,12 +313,12 @@ class Task:
         for j in range(side):
             places = [self.products + (i * side + j) * plan.strides[1] + t * plan.largest + offset for i in range(side)]
             column = [hold(self.k.load(self.scratch, p, lanes), self.sums, lanes) for p in places]
-            for i, value in enumerate(self.of_products(column, lanes)):
+            for i, value in enumerate(of_products(m, column, lanes)):
                 half.set(i, j, value)
         bias = self.bias(channel, [n, channel, 0, 0], lanes)
         height, width = (a.extent for a in plan.y.axes[2:])
         for i in range(m):
-            row = [hold(v, self.sums, lanes) for v in self.of_products([half.get(i, j) for j in range(side)], lanes)]
+            row = [hold(v, self.sums, lanes) for v in of_products(m, [half.get(i, j) for j in range(side)], lanes)]
             for j, value in enumerate(row):
                 conditions = [tirx.LT(p, size) for p, size, k in ((y + i, height, i), (x + j, width, j)) if size % m and k >= size % m]
                 when(tirx.all(*conditions) if len(conditions) > 1 else conditions[0] if conditions else True,

@@ -6,12 +6,11 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
 from edgec.kernels.emit.core import Index, Kernel, Vector, cast, const, function, hold, type_name
+from edgec.kernels.emit.dotforms import products_of_pairs
 from edgec.kernels.emit.winograd import Task
 from edgec.kernels.winograd_dot import DotWinogradPlan
 
 _IMAGE, _FILTERS, _ZERO = 0, 1, 2
-MADD = {16: "llvm.x86.avx512.pmaddw.d.512", 8: "llvm.x86.avx2.pmadd.wd", 4: "llvm.x86.sse2.pmadd.wd"}
-"""What multiplies two 16-bit numbers of each lane and sums both products in 32 bits, by lanes."""
 
 
 def emit(plan: DotWinogradPlan, symbol: str) -> tirx.PrimFunc:
@@ -45,11 +44,6 @@ class _Task(Task):
         """Put inputs of `lanes` steps, transformed or not, into scratch memory."""
         self.k.store(self.scratch, T.reinterpret(type_name("i32", lanes), hold(value, "i16", 2 * lanes)), index, lanes)
 
-    def of_inputs(self, d: Sequence[Vector], lanes: int) -> list[Vector]:
-        """B' d along one axis."""
-        del lanes
-        return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
-
     def transformed_element(self, value: Vector, element: tuple[int, int], lanes: int) -> Vector:
         """An element of B' d B without the zero point of d, which one of them alone contains: four times."""
         if not self.plan.zero or element != (1, 1):
@@ -63,7 +57,7 @@ class _Task(Task):
     def add(self, acc: Vector, pixel: Vector, weights: Vector, lanes: int) -> Vector:
         """The accumulator plus the products of a step."""
         pair = T.reinterpret(type_name("i16", 2 * lanes), pixel)
-        return acc + T.call_llvm_pure_intrin(type_name("i32", lanes), MADD[lanes], pair, weights)
+        return acc + products_of_pairs(pair, weights, lanes)
 
     def bias(self, channel: Index, at: Sequence[Index], lanes: int) -> Vector | None:
         """What is added to all outputs of some channels."""
@@ -75,5 +69,3 @@ class _Task(Task):
         """An output: filters are twice as large along each axis, so sums are divisible by four."""
         value = hold(value >> const(2, "i32", lanes), "i32", lanes)
         return value if bias is None else hold(value + bias, "i32", lanes)
-
-
