@@ -15,7 +15,7 @@ from edgec.bundle import Bundle
 from edgec.codegen import c_files, fit, toolchain
 from edgec.codegen.bundle import check_place, write_bundle
 from edgec.codegen.npu import region as npu
-from edgec.codegen.object import compile_kernels, kernel_texts
+from edgec.codegen.object import compile_kernels, kernel_texts, prestart, remember
 from edgec.codegen.program import HOST, Copy
 from edgec.codegen.schedule import Refine, Schedule, schedule
 from edgec.codegen.units import unit_codes
@@ -99,6 +99,8 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
     chain = toolchain.find(triple, cc)  # a missing compiler is told now, not when everything else is done
     if measure is not None:
         refine.check(machine, measure)
+    digest = _digest(model)
+    prestart(f"{digest} {machine.name}", jobs=jobs, cache_dir=cache)
     faces = interface if isinstance(interface, Interface) else of(interface or {}, graph)
     wanted = Fitting(None if rank is None else str(rank), int8, (), calibrate, max_drop, min_cosine, labels, metric, evaluate)
     fitted = wanted.resolve(graph, machine, notes, interface=faces, optimize_for=optimize_for, progress=tell)
@@ -114,11 +116,12 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
     with _reproducible(graph, machine, watch):
         objects = compile_kernels(made.schedule.plans, made.isa, jobs=jobs, cache_dir=cache, progress=lambda d, n, _: tell("kernels", d, n),
                                   cancelled=cancelled, note=said.append, origins=_origins(made.schedule))
+        remember(f"{digest} {machine.name}", cache_dir=cache)
         codes = {**unit_codes(made.schedule, devices(made.target)),
                  **npu.unit_codes(made.regions, linux=toolchain.is_hosted(triple), cache=cache)}
     tell("bundle", 0, 1)
     write_bundle(folder, made.schedule.program, made.schedule.weights, objects, isa=made.isa, target=made.target.name,
-                 codes=codes, target_text=made.target.text(), memories=made.target.memories, model_sha256=_digest(model), cc=cc,
+                 codes=codes, target_text=made.target.text(), memories=made.target.memories, model_sha256=digest, cc=cc,
                  passes=tuple(dict.fromkeys(s for s, _ in made.context.times)),
                  options={"threads": threads, "optimize_for": optimize_for, "exact": exact, "dims": dict(dims or {}),
                           "shapes": {k: list(v) for k, v in (shapes or {}).items()},

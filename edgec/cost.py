@@ -8,6 +8,7 @@ tiles within 1.5 % of the best on average, 3.6 % at worst; no build searches or 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from math import prod
 from types import MappingProxyType
 from typing import Any
@@ -126,11 +127,19 @@ def choose_tile(  # noqa: PLR0913  a shape
     they lie.
     A `wish`, (tw, nb), is granted when it is one of the tiles that fit.
     """
-    least = 2 if lane and len(vectors) > 1 else 1  # a lane load serves all vectors of a tile: one vector alone would waste it
+    return _chosen(isa, len(vectors), columns, k, rows, lane=lane, strided=strided, stored=stored, inputs=inputs, spare=spare, wish=wish)
+
+
+@lru_cache(maxsize=8192)  # passes plan the same layer again and again
+def _chosen(  # noqa: PLR0913  a shape
+    isa: Isa, vectors: int, columns: int, k: int, rows: int, *, lane: bool, strided: bool, stored: int, inputs: int, spare: int,
+    wish: tuple[int, int] | None,
+) -> Tile:
+    """The tile of so many vectors; see `choose_tile`."""
+    least = 2 if lane and vectors > 1 else 1  # a lane load serves all vectors of a tile: one vector alone would waste it
     again = _SHARE * memory_cycles(isa, inputs) if inputs > isa.l1_bytes else 0.0
-    candidates = (Tile(tw, nb, rows * _tiled_cycles(isa, tw, nb, len(vectors), columns, k, lane=lane, stored=stored)
-                       + -(-len(vectors) // nb) * again)
-                  for nb in range(least, min(len(vectors), isa.registers) + 1)
+    candidates = (Tile(tw, nb, rows * _tiled_cycles(isa, tw, nb, vectors, columns, k, lane=lane, stored=stored) + -(-vectors // nb) * again)
+                  for nb in range(least, min(vectors, isa.registers) + 1)
                   for tw in range(1, min(columns, isa.registers) + 1) if fits(isa, tw, nb, lane=lane, strided=strided, spare=spare))
     return _best(candidates, wish)
 

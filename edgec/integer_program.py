@@ -4,8 +4,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_array
 
 from edgec.errors import EdgecError
 
@@ -40,6 +38,9 @@ class IntegerProgram:
 
         Costs are divided by `scale`, because HiGHS's tolerances are absolute.
         """
+        from scipy.optimize import Bounds, LinearConstraint, milp  # noqa: PLC0415  slow to load, and most builds ask nothing
+        from scipy.sparse import csr_array  # noqa: PLC0415
+
         rows, columns, values = zip(*self._entries, strict=True)
         matrix = csr_array((values, (rows, columns)), shape=(len(self._low), len(self.cost)))
         found = milp(np.array(self.cost) / scale, constraints=LinearConstraint(matrix, self._low, self._high), bounds=Bounds(0, 1),

@@ -1,7 +1,8 @@
 """The facts of a vector unit that kernels are made from: how wide, how many registers, how many operations a cycle."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from edgec.errors import UsageError
@@ -70,7 +71,23 @@ class Isa:
 
     def fact(self, name: str, default: object = None) -> object:
         """Look up a further fact from `extra`, such as int8_dot."""
-        return dict(self.extra).get(name, default)
+        return self._facts.get(name, default)
+
+    @cached_property
+    def _facts(self) -> dict[str, object]:
+        return dict(self.extra)
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(tuple(getattr(self, f.name) for f in fields(self)))
+
+    def __hash__(self) -> int:
+        """Find it once: the cost model looks up tiles by it."""
+        return self._hash
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leave the hash behind: that of a text is another in the next process."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     def _texts(self, name: str) -> tuple[object, ...]:
         value = self.fact(name, ())

@@ -1,8 +1,5 @@
 """Bundles of real models for tests that look at what a build leaves behind: each is built once per process."""
 
-import atexit
-import shutil
-import tempfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -16,6 +13,7 @@ from edgec.codegen import c_source
 from edgec.ir.graph import Array
 from edgec.samples import draw
 from edgec.session import _port
+from tests.scratch import scratch
 from tests.shared import model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,16 +33,9 @@ def source(name: str) -> Path:
 
 
 @cache
-def _folder() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="edgec-tests-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
-@cache
 def bundle(name: str, target: str = "host") -> Bundle:
     """A model built for a target. Tests must not change it."""
-    return build(source(name), target, _folder() / target / f"{name}.edgec", **BOUND.get(name, {}))
+    return build(source(name), target, scratch("tests") / target / f"{name}.edgec", **BOUND.get(name, {}))
 
 
 def feeds(made: Bundle, seed: int) -> dict[str, Array]:

@@ -31,6 +31,7 @@ from edgec.kernels.base import KernelPlan
 from edgec.kernels.gpu.plan import GpuPlan, share
 from tests import opencl
 from tests.opencl import OPENCL
+from tests.scratch import scratch
 
 Emit = Callable[[Any, str], Any]
 
@@ -166,14 +167,9 @@ def ulps(found: Array, exact: Array) -> Array:
 
 
 @cache
-def _workspace() -> Path:
-    return Path(tempfile.mkdtemp(prefix="edgec-kernels-"))
-
-
-@cache
 def object_file(plan: KernelPlan, emit: Emit) -> Path:
     from edgec.codegen.lower import build  # noqa: PLC0415  TVM takes seconds to import
-    path = Path(tempfile.mkdtemp(dir=_workspace())) / "k.o"
+    path = Path(tempfile.mkdtemp(dir=scratch("kernels"))) / "k.o"
     build(emit(plan, "kernel"), plan.isa.llvm_target()).write_to_file(str(path), "o")
     return path
 
@@ -247,7 +243,7 @@ def _execute_qemu(plan: KernelPlan, folder: Path, arrays: Sequence[Array]) -> li
 def _main() -> Path:
     """An object file for aarch64: reads operands from a file, runs `kernel` on them between guard pages, writes them to another."""
     calls = "\n".join(f"case {n}: return kernel({', '.join(f'p[{i}]' for i in range(n))}, b, e);" for n in range(1, 17))
-    source = _workspace() / "main.c"
+    source = scratch("kernels") / "main.c"
     source.write_text(_MAIN.replace("CALLS", calls), encoding="utf8")
     subprocess.run(["aarch64-linux-gnu-gcc", "-O1", "-w", "-c", "-o", source.with_suffix(".o"), source], check=True)
     return source.with_suffix(".o")

@@ -1,10 +1,8 @@
 """OpenCL in tests: whether there is a device, and one kernel run on it. PoCL (Debian: pocl-opencl-icd) runs OpenCL on any CPU."""
 
 import ctypes
-import tempfile
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +13,7 @@ from edgec.ir.graph import Array
 from edgec.isa import Gpu
 from edgec.kernels.gpu.emit import source
 from edgec.kernels.gpu.plan import GpuPlan
+from tests.scratch import scratch
 
 OPENCL = Gpu(triple="opencl", mcpu="", mattr=(), lanes=4, registers=8, broadcast="memory", fma_ports=1, fma_latency=1, load_ports=1,
              l1_bytes=0, l2_bytes=0,
@@ -45,7 +44,7 @@ needs_opencl = pytest.mark.skipif(missing() is not None, reason=missing() or "")
 @cache
 def driver() -> ctypes.CDLL:
     """The driver as a bundle has it."""
-    folder = Path(tempfile.mkdtemp(prefix="edgec-opencl-"))
+    folder = scratch("opencl")
     for file in ("edgec_opencl.c", "edgec_opencl.h"):
         (folder / file).write_text(c_source.fill(file, {"DEVICE_ABI": c_source.device_abi()}))
     chain = toolchain.find("x86_64-linux-gnu")

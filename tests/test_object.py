@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from edgec.codegen import elf
-from edgec.codegen.object import compile_kernels, cpu_features, kernel_symbol, kernel_texts
+from edgec.codegen import object as object_module
+from edgec.codegen.object import compile_kernels, cpu_features, kernel_symbol, kernel_texts, prestart, remember, stop_workers
 from edgec.errors import Cancelled, EdgecError
 from tests.toybundle import A72, A76, EMITTER, HOST, PLANS
 from tests.toykernels import Toy
@@ -39,6 +40,18 @@ def test_cache(tmp_path: Path) -> None:
     assert seen == [(4, 4, "cached")]
     entries = sorted(p for p in tmp_path.rglob("*") if p.is_file())
     assert len(entries) == 4
+
+
+def test_workers_start_ahead_only_for_what_was_not_built_before(tmp_path: Path) -> None:
+    def waiting() -> int:
+        stop_workers()
+        prestart("a model for a machine", jobs=1, cache_dir=tmp_path)
+        return len(object_module._idle)
+
+    assert waiting() == 1
+    assert list(compiled(tmp_path, PLANS)) == list(PLANS)      # by the worker that waits, and another one
+    remember("a model for a machine", cache_dir=tmp_path)
+    assert waiting() == 0
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "swapped"])

@@ -262,10 +262,24 @@ _idle: list[_Worker] = []
 _idle_lock = threading.Lock()
 
 
-def prestart(jobs: int | None = None) -> None:
-    """Start workers ahead of time: they import TVM while the caller does something else."""
-    with _idle_lock:
-        _idle.extend(_Worker() for _ in range((jobs or os.cpu_count() or 1) - len(_idle)))
+def prestart(build: str, *, jobs: int | None = None, cache_dir: Path | None = None) -> None:
+    """Start workers ahead of time, unless this build has found all its kernels before: they import TVM while passes run."""
+    if _cache(cache_dir).get(_build_identity(build)) is None:
+        with _idle_lock:
+            _idle.extend(_Worker() for _ in range((jobs or os.cpu_count() or 1) - len(_idle)))
+
+
+def remember(build: str, *, cache_dir: Path | None = None) -> None:
+    """Remember that all kernels of a build are in the cache."""
+    _cache(cache_dir).put(_build_identity(build), b"")
+
+
+def _build_identity(build: str) -> str:
+    return hashlib.sha256(repr(("build", build, maker())).encode()).hexdigest()
+
+
+def _cache(folder: Path | None) -> KernelCache:
+    return KernelCache(folder or cache_home(), lambda _: None)
 
 
 @atexit.register

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from math import inf, log10, sqrt
 
 import numpy as np
-from scipy.special import erfc
 
 from edgec.calibrate import cosine
 from edgec.ir.graph import Array
@@ -81,6 +80,8 @@ def _rows(array: Array) -> Array:
 
 
 def _flips(array: Array, noise: float) -> float:
+    from scipy.special import erfc  # noqa: PLC0415  slow to load, and most builds study nothing
+
     if array.shape[1] < _CLASSES or not noise:
         return 0.0
     top = array.argmax(1)
