@@ -51,7 +51,8 @@ class Context:
     """What a pass may know besides the graph, and where it tells what it did. One context serves one run of a pipeline.
 
     `samples` are inputs by name such as the model will see, for passes that fit weights to them. `facts` is what passes found out that
-    belongs in a manifest, by the name of the pass.
+    belongs in a manifest, by the name of the pass. `again` is what a pass found out about a graph and its samples that would take it long
+    to find again: contexts share it whose runs begin with the same graph and the same samples.
     """
 
     target: "Target | None" = None
@@ -63,6 +64,7 @@ class Context:
     trace: list[Rewrite] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    again: dict[Any, Any] = field(default_factory=dict)
     times: list[tuple[str, float]] = field(default_factory=list)
 
     def may(self, name: str, ahead: int = 0) -> bool:

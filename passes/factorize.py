@@ -5,7 +5,7 @@ Products and 1x1 convolutions are cut in two (SVD), larger windows in two or thr
 so that it makes what it made before. What comes out are ordinary nodes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -206,16 +206,24 @@ class _Factorize:
             walk.go(node, (node,), {})
             if made is not None:
                 probes = walk.known[:-(-_PROBES // _batch(self.graph))]
-                self.worth[node] = worth(self.graph, node, probes, _WORK)
+                self.worth[node] = self._once("worth", node, lambda n=node, k=probes: worth(self.graph, n, k, _WORK))
                 if isinstance(self.wanted.every, float):
                     valued = replace(made, worth=self.worth[node]) if self.worth[node] is not None else made
                     curves[node] = self._curve(node, valued, self.wanted.every)
         if isinstance(self.wanted.every, float):
             self.budgets = share(curves, self.wanted.every, _SMALL)
 
+    def _once(self, what: str, node: Node, find: Callable[[], Any]) -> Any:
+        """What does not depend on how layers are factored, found once for all runs over the same graph and samples."""
+        key = NAME, what, node, self.wanted.auto                        # `auto` fits to other samples
+        if key not in self.context.again:
+            self.context.again[key] = find()
+        return self.context.again[key]
+
     def _curve(self, node: Node, layer: Layer, ratio: float) -> list[tuple[int, float]]:
         """What a layer loses with fewer weights, counted by what of that arrives at the outputs of the net."""
-        points, shape = curve(layer, ratio), best(layer, int(layer.weight.size / ratio))
+        costs: dict[int, float] = self._once("costs", node, dict)
+        points, shape = curve(layer, ratio, costs), best(layer, int(layer.weight.size / ratio))
         work = sum(node_macs(n) for n in self.graph.nodes if n in self.sites)
         feeds = self.samples[:max(1, min(-(-_PROBES // _batch(self.graph)), int(_WORK / max(work, 1))))]
         if shape is None or not feeds:

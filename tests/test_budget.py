@@ -45,9 +45,12 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def rough(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fitting low-rank layers takes most of the time here, and test_factorize.py judges it: two choices, few probes, few steps."""
+    """Fitting low-rank layers takes most of the time here, and test_factorize.py judges it: few choices, probes and steps."""
     monkeypatch.setattr(budget, "_TRIES", 2)
+    monkeypatch.setattr(budget, "_SMALLER", 2)
     monkeypatch.setattr(module("passes.factorize"), "_WORK", 1e9)
+    monkeypatch.setattr(module("passes.factorize"), "_PROBES", 8)
+    monkeypatch.setattr(module("passes.changes.low_rank"), "_STEPS", 30)
     monkeypatch.setattr(module("passes.changes.tuning"), "_WORK", 6e10)
 
 

@@ -210,6 +210,7 @@ class _Judge:
         self.held = [samples.feeds[i] for i in held]
         self.which = np.concatenate([np.arange(i * samples.batch, (i + 1) * samples.batch) for i in held])
         self.count = f"{len(self.which)} held-out samples"
+        self.again: dict[Any, Any] = {}
         self.names = [v.name for v in real_outputs(plain)]
         self.runs = [evaluate(plain, f) for f in self.held]
         self.reference = Outputs.of(self.names, [[np.asarray(r[n]) for n in self.names] for r in self.runs])
@@ -217,7 +218,8 @@ class _Judge:
     def measure(self, options: Mapping[str, Any], *, tune: bool = True) -> Measured:
         """What is lost when the pass does its work with some options; see `passes` for `tune`."""
         known = access.module("passes.catalog")
-        graph = run_passes(self.plain, passes(options, tune=tune), known.CATALOG, Context(self.target, samples=self.fitted))
+        context = Context(self.target, samples=self.fitted, again=self.again)
+        graph = run_passes(self.plain, passes(options, tune=tune), known.CATALOG, context)
         runs = [evaluate(graph, f) for f in self.held]
         other = Outputs.of(self.names, [[np.asarray(r[n]) for n in self.names] for r in runs])
         score, drop = self.accuracy.score, other.changed(self.reference)

@@ -292,7 +292,12 @@ def _composed(parts: Sequence[Array]) -> Array:
     """The weight [O,I*T] of parts [results,inputs,taps], each with other axes of the window."""
     made = parts[0]
     for part in parts[1:]:
-        made = np.einsum("mjb,jia->miab", part, made, optimize=True).reshape(len(part), made.shape[1], -1)
+        (results, rank, here), (inputs, before) = part.shape, made.shape[1:]
+        if here == 1:
+            made = (part[:, :, 0] @ made.reshape(rank, -1)).reshape(results, inputs, before)
+        else:                                                           # mjb,jia->miab
+            wide = part.transpose(0, 2, 1).reshape(-1, rank) @ made.reshape(rank, -1)
+            made = wide.reshape(results, here, -1).swapaxes(1, 2).reshape(results, inputs, -1)
     return made.reshape(len(made), -1)
 
 
@@ -325,10 +330,10 @@ def _slope(parts: Sequence[Array], k: int, pull: Array) -> Array:
     made = pull.reshape(o, inputs, before, here, behind)
     if parts[k + 1:]:
         later = _composed(parts[k + 1:]).reshape(o, -1, behind)
-        made = np.einsum("oiabc,omc->miab", made, later, optimize=True)[..., None]
+        made = np.tensordot(later, made, ((0, 2), (0, 4)))[..., None]  # omc,oiabc->miab
     if parts[:k]:
         earlier = _composed(parts[:k]).reshape(-1, inputs, before)
-        made = np.einsum("miabc,jia->mjbc", made, earlier, optimize=True)[:, :, None]
+        made = (earlier.reshape(len(earlier), -1) @ made.reshape(len(made), inputs * before, -1))[:, :, None]     # jia,miabc->mjbc
     return np.asarray(made.reshape(parts[k].shape))
 
 

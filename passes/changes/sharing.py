@@ -20,8 +20,11 @@ _QUICK = 1e8        # multiply-accumulates of one step of fitting up to which sh
 _DEEPEST = 3        # how many times more weights than asked a single layer may lose
 
 
-def curve(layer: Layer, ratio: float) -> list[Point]:
-    """What a layer costs with fewer and fewer weights: (weights, cost), all of them first."""
+def curve(layer: Layer, ratio: float, known: dict[int, float]) -> list[Point]:
+    """What a layer costs with fewer and fewer weights: (weights, cost), all of them first.
+
+    `known` are costs of this layer that were found before, by weights; those that are found now are added.
+    """
     size = layer.weight.size
     points = [(size, 0.0)]
     quick = layer.taps > 1 and _quick(layer)
@@ -29,8 +32,10 @@ def curve(layer: Layer, ratio: float) -> list[Point]:
         budget = size * step // _STEPS
         found = sorted((layer.expected(s), k, s) for k, s in enumerate(within(layer.weight.shape, budget)))[:_TRIED]
         if found and budget * ratio * _DEEPEST >= size:
-            lost = min(layer.cost(layer.fit(s, _EFFORT)) for _, _, s in found) if quick else found[0][0]
-            points.append((budget, min(lost, found[0][0])))
+            if budget not in known:
+                lost = min(layer.cost(layer.fit(s, _EFFORT)) for _, _, s in found) if quick else found[0][0]
+                known[budget] = min(lost, found[0][0])
+            points.append((budget, known[budget]))
     return _finer(points)
 
 
