@@ -188,8 +188,8 @@ def _sources(emitter: str) -> str:
 class KernelCache:
     """Objects on disk, each with a checksum in front. A folder that cannot be used costs time and nothing else."""
 
-    def __init__(self, folder: Path, note: Callable[[str], None]) -> None:
-        self._folder, self._note, self._told = folder / "kernels", note, False
+    def __init__(self, folder: Path, note: Callable[[str], None], kind: str = "kernels") -> None:
+        self._folder, self._note, self._told = folder / kind, note, False
 
     def _tell(self, sentence: str) -> None:
         if not self._told:
@@ -264,22 +264,22 @@ _idle_lock = threading.Lock()
 
 def prestart(build: str, *, jobs: int | None = None, cache_dir: Path | None = None) -> None:
     """Start workers ahead of time, unless this build has found all its kernels before: they import TVM while passes run."""
-    if _cache(cache_dir).get(_build_identity(build)) is None:
+    if _builds(cache_dir).get(_build_identity(build)) is None:
         with _idle_lock:
             _idle.extend(_Worker() for _ in range((jobs or os.cpu_count() or 1) - len(_idle)))
 
 
 def remember(build: str, *, cache_dir: Path | None = None) -> None:
     """Remember that all kernels of a build are in the cache."""
-    _cache(cache_dir).put(_build_identity(build), b"")
+    _builds(cache_dir).put(_build_identity(build), b"")
 
 
 def _build_identity(build: str) -> str:
     return hashlib.sha256(repr(("build", build, maker())).encode()).hexdigest()
 
 
-def _cache(folder: Path | None) -> KernelCache:
-    return KernelCache(folder or cache_home(), lambda _: None)
+def _builds(folder: Path | None) -> KernelCache:
+    return KernelCache(folder or cache_home(), lambda _: None, "builds")
 
 
 @atexit.register
