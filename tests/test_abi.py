@@ -194,7 +194,7 @@ int main(void) {
 
 @needs_a72
 def test_a_newer_processors_code_refuses_an_older_one(tmp_path: Path) -> None:
-    made = bundle("digits_cnn", "cortex-a76")
+    made = bundle("digits_gru", "cortex-a76")
     (tmp_path / "refusal.c").write_text(REFUSAL)
     write_header(made, tmp_path)
     prepared = f"-DPREPARED={int(made.manifest['sizes']['prepared_bytes'] > 0)}"

@@ -134,7 +134,7 @@ CASES: list[dict[str, Any]] = [
     {"x": (2, 12, 10, 8), "c": 32, "parts": "ed", "rows": (3,)},
     {"x": (1, 3, 18, 13), "c": 32, "parts": "fdp", "m": 16, "rows": (1, 5)},
     {"x": (2, 3, 11, 9), "c": 24, "parts": "fd", "s": (2, 2), "rows": (2,)},
-    {"x": (1, 10, 9, 9), "c": 21, "parts": "ed", "s": (2, 2), "rows": (2,), "residual": True, "act": "none"},
+    {"x": (1, 10, 9, 9), "c": 13, "parts": "ed", "s": (2, 2), "rows": (2,), "residual": True, "act": "none"},
 ]
 
 

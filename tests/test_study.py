@@ -1,7 +1,7 @@
 """The study: it names the layer that breaks, and its predictions rank edits as measurements do."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +39,14 @@ def digits(count: int, first: int = 0) -> list[Mapping[str, Array]]:
     with np.load(MODELS / "digits_test.npz") as data:
         images = data["images"][first:first + count].astype(np.float32) / 255
     return [{"image": i[None]} for i in images]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_steps() -> Iterator[None]:
+    """Parts of layers need not be the best ones: what they lose is predicted and measured for the same parts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module("passes.changes.low_rank"), "_STEPS", 30)
+        yield
 
 
 @pytest.fixture(scope="module")

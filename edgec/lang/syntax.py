@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from lark import Token, Transformer, Tree, v_args
@@ -241,6 +242,7 @@ def read_targets(text: str, path: str = "<text>") -> tuple[Target, ...]:
     return made
 
 
+@lru_cache(256)
 def read_pipeline(text: str, path: str = "<pipeline>") -> tuple[Run | Repeat, ...]:
     """The steps of a pipeline; SourceError when it does not read."""
     made: tuple[Run | Repeat, ...] = _transform("pipeline", text, path)
