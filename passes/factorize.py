@@ -7,6 +7,7 @@ so that it makes what it made before. What comes out are ordinary nodes.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -206,7 +207,7 @@ class _Factorize:
             walk.go(node, (node,), {})
             if made is not None:
                 probes = walk.known[:-(-_PROBES // _batch(self.graph))]
-                self.worth[node] = self._once("worth", node, lambda n=node, k=probes: worth(self.graph, n, k, _WORK))
+                self.worth[node] = self._once("worth", node, partial(worth, self.graph, node, probes, _WORK))
                 if isinstance(self.wanted.every, float):
                     valued = replace(made, worth=self.worth[node]) if self.worth[node] is not None else made
                     curves[node] = self._curve(node, valued, self.wanted.every)

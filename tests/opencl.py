@@ -1,7 +1,8 @@
 """OpenCL in tests: whether there is a device, and one kernel run on it. PoCL (Debian: pocl-opencl-icd) runs OpenCL on any CPU."""
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import cache
 
 import numpy as np
@@ -65,10 +66,42 @@ class _Launch(ctypes.Structure):
                 ("group", ctypes.c_uint32))
 
 
+class Asked(Exception):
+    """Instead of a result, while `together` looks what will be run."""
+
+
+_wanted: dict[GpuPlan, int] | None = None
+_built: dict[GpuPlan, tuple["Kernels", int]] = {}
+
+
 def execute(plan: GpuPlan, arrays: Sequence[Array]) -> list[list[Array]]:
     """The outputs of a kernel, once with operands at aligned addresses, once with all of them one element behind."""
-    kernels = Kernels([plan], sum(-(-a.nbytes // 64) * 64 + _GAP for a in arrays) + 2 * _GAP)
-    return [kernels.run(0, arrays, shift) for shift in (0, 1)]
+    size = sum(-(-a.nbytes // 64) * 64 + _GAP for a in arrays) + 2 * _GAP
+    if _wanted is not None:
+        _wanted[plan] = size
+        raise Asked
+    kernels, number = _built.get(plan) or (Kernels([plan], size), 0)
+    return [kernels.run(number, arrays, shift) for shift in (0, 1)]
+
+
+def together(tests: Iterable[Callable[[], object]]) -> None:
+    """Build the first kernel of each test as a part of one program: a program of one kernel takes nearly as long, most of it for headers.
+
+    Where that program cannot be built, each kernel is one by itself, as without this.
+    """
+    global _wanted  # noqa: PLW0603
+    _wanted = {}
+    try:
+        for test in tests:
+            with suppress(Asked, pytest.skip.Exception):
+                test()
+        plans = dict(_wanted)
+    finally:
+        _wanted = None
+    if plans:
+        with suppress(AssertionError):
+            kernels = Kernels(list(plans), max(plans.values()))
+            _built.update((plan, (kernels, i)) for i, plan in enumerate(plans))
 
 
 class Kernels:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -19,9 +20,19 @@ from edgec.kernels.base import Operands
 from edgec.kernels.contract import ContractPlan
 from edgec.kernels.emit import emit
 from edgec.kernels.plan import packed, plan
+from tests import opencl
 from tests.kernel_harness import A72, AVX2, AVX512, OPENCL, gathered, on, run, scatter
 
 NHWC = Layout((0, 2, 3, 1))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_program(request: pytest.FixtureRequest) -> None:
+    """OpenCL kernels of all these tests are built together."""
+    items = [i for i in request.session.items if i.path == request.path and isinstance(i, pytest.Function)]
+    given = [(i.obj, i.callspec.params) for i in items if getattr(i, "callspec", None) and i.callspec.params.get("isa") is OPENCL]
+    if opencl.missing() is None:
+        opencl.together(partial(test, **params) for test, params in given)
 
 
 def blocked(size: int) -> Layout:
