@@ -40,24 +40,26 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module", params=["host", "cortex-a72"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both bundles for a target, and the held-out digits as raw bytes."""
+    """Both bundles for a target, and some held-out digits as raw bytes: few where an emulator starts anew for each."""
     made = tmp_path_factory.mktemp(request.param)
     for name in NAMES:
         edgec.build(MODELS / f"{name}.onnx", target=request.param, output=made / f"{name}.edgec")
     images, labels = digits()
-    images[:200].tofile(made / "images.u8")
-    labels[:200].tofile(made / "labels.u8")
+    count = 200 if request.param == "host" else 40
+    images[:count].tofile(made / "images.u8")
+    labels[:count].tofile(made / "labels.u8")
     return made
 
 
 def counted(folder: Path) -> dict[str, int]:
     """How many images each model, and both together, classify right, by edgec's own Session."""
     images, labels = digits()
-    inputs = images[:200].astype(np.float32) / 255
+    labels = labels[:(folder / "labels.u8").stat().st_size // labels.itemsize]
+    inputs = images[:len(labels)].astype(np.float32) / 255
     sessions = [edgec.load(folder / f"{name}.edgec") for name in NAMES]
     logits = np.array([[session.run(image[None])["logits"][0] for image in inputs] for session in sessions])
-    right = (np.concatenate([logits, logits.sum(0, keepdims=True)]).argmax(2) == labels[:200]).sum(1)
-    return dict(zip((*NAMES, "both", "of"), (*map(int, right), 200), strict=True))
+    right = (np.concatenate([logits, logits.sum(0, keepdims=True)]).argmax(2) == labels).sum(1)
+    return dict(zip((*NAMES, "both", "of"), (*map(int, right), len(labels)), strict=True))
 
 
 def printed(text: str) -> dict[str, int]:
@@ -80,7 +82,7 @@ def test_two_models_in_one_program(folder: Path) -> None:
     for compiler in compilers(folder):
         run(needs(compiler), *STRICT, *static, *includes, "-o", compiler, EXAMPLES / "cpp" / "main.cpp", *parts, "-lm", cwd=folder)
         assert printed(run(*emulated, folder / compiler, "images.u8", "labels.u8", cwd=folder)) == expected
-    assert expected["both"] > 170
+    assert expected["both"] > 0.85 * expected["of"]
 
 
 @pytest.mark.parametrize("folder", ["host"], indirect=True)

@@ -213,7 +213,8 @@ def test_auto_does_not_trust_what_only_fits_the_samples() -> None:
 
 
 @pytest.mark.parametrize("target", ["x86-64-v3", "cortex-a72"])
-def test_auto_leaves_a_mobile_net_alone_and_says_why(target: str) -> None:
+def test_auto_leaves_a_mobile_net_alone_and_says_why(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module("passes.factorize"), "_WORK", 1e9)
     before = run_passes(read(MODELS / "digits_mobilenet.onnx", dims={"batch": 16}, static=True), PORTABLE, CATALOG)
     with np.load(MODELS / "digits_test.npz") as data:
         images = data["images"][:64].astype(np.float32) / 255
