@@ -1,4 +1,4 @@
-"""Compile one kernel plan and run it on arrays between guard pages, on this machine or under qemu.
+"""Compile one kernel plan and run it on arrays between guard pages, on this machine, under qemu (Arm) or in Bochs (x86-64).
 
 Each operand ends where an inaccessible page begins (and, in a second run, begins where one ends), so an access outside crashes.
 Outputs and scratch start as NaN. Every kernel runs twice: all tasks in one call, then task by task in reverse order, or round by round
@@ -13,11 +13,11 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ from edgec.ir.types import numpy_dtype
 from edgec.isa import Gpu, Isa
 from edgec.kernels.base import KernelPlan
 from edgec.kernels.gpu.plan import GpuPlan, share
-from tests import opencl
+from tests import bochs, opencl
 from tests.opencl import OPENCL
 from tests.scratch import scratch
 
@@ -52,12 +52,12 @@ def _native(isa: Isa) -> bool:
     if platform.machine() != isa.arch:
         return False
     flags = Path("/proc/cpuinfo").read_text(encoding="utf8") if Path("/proc/cpuinfo").exists() else ""
-    named = {"+avx512vnni": "avx512_vnni", "+avx512vbmi": "avx512vbmi"}
+    named = {"+avx512vnni": "avx512_vnni", "+avx512vbmi": "avx512vbmi", "+avxvnni": "avx_vnni"}
     needed = {{"x86-64-v4": "avx512bw", "x86-64-v3": "avx2"}.get(isa.mcpu, ""), *(named.get(a, "") for a in isa.mattr)}
     return all(f in flags for f in needed)
 
 
-def _runs(isa: Isa) -> str | None:
+def runs(isa: Isa) -> str | None:
     """Why this machine cannot run kernels of an ISA, or None."""
     if _native(isa):
         return None
@@ -65,12 +65,20 @@ def _runs(isa: Isa) -> str | None:
         return opencl.missing()
     if isa.arch == "aarch64":
         return next((f"{tool} is not installed" for tool in ("aarch64-linux-gnu-gcc", "qemu-aarch64") if not shutil.which(tool)), None)
-    return f"this CPU does not run {isa.mcpu}"
+    return f"this CPU does not run {isa.mcpu}, and {why}" if (why := bochs.missing(isa.mcpu, isa.mattr)) else None
+
+
+def emulated(isa: Isa) -> bool:
+    """Whether its kernels run in Bochs here, half a second each time."""
+    return isa.arch == "x86_64" and not _native(isa)
 
 
 def on(*isas: Isa) -> list[Any]:
-    """Parameters for pytest, those that cannot run here marked as skipped."""
-    return [pytest.param(i, id=i.mcpu or i.arch, marks=[pytest.mark.skip(reason=why)] if (why := _runs(i)) else []) for i in isas]
+    """Parameters for pytest: those that cannot run here are marked as skipped, those that need Bochs as slow."""
+    def marks(isa: Isa) -> list[pytest.MarkDecorator]:
+        return [pytest.mark.skip(reason=why)] if (why := runs(isa)) else [pytest.mark.slow] * emulated(isa)
+
+    return [pytest.param(i, id=i.mcpu or i.arch, marks=marks(i)) for i in isas]
 
 
 HOST = next((p.values[0] for p in on(AVX512, AVX2) if not p.marks), AVX2)
@@ -118,7 +126,8 @@ def run(plan: KernelPlan, emit: Emit, inputs: Sequence[Array]) -> Outcome:
         return Outcome(0, tuple(first))
     folder = _compiled(plan, emit)
     assert undefined(plan, emit) <= ALLOWED
-    whole, parts = (_execute_native if _native(plan.isa) else _execute_qemu)(plan, folder, arrays)
+    execute = _execute_native if _native(plan.isa) else _execute_bochs if emulated(plan.isa) else _execute_qemu
+    whole, parts = execute(plan, folder, arrays)
     assert whole.code == parts.code or whole.code != 0
     if whole.code == 0:
         for a, b in zip(whole.outputs, parts.outputs, strict=True):
@@ -170,7 +179,9 @@ def ulps(found: Array, exact: Array) -> Array:
 def object_file(plan: KernelPlan, emit: Emit) -> Path:
     from edgec.codegen.lower import build  # noqa: PLC0415  TVM takes seconds to import
     path = Path(tempfile.mkdtemp(dir=scratch("kernels"))) / "k.o"
-    build(emit(plan, "kernel"), plan.isa.llvm_target()).write_to_file(str(path), "o")
+    built = build(emit(plan, "kernel"), plan.isa.llvm_target())
+    for kind in ("o", "s") if emulated(plan.isa) else ("o",):
+        built.write_to_file(str(path.with_suffix(f".{kind}")), kind)
     return path
 
 
@@ -179,6 +190,11 @@ def _compiled(plan: KernelPlan, emit: Emit) -> Path:
     folder = object_file(plan, emit).parent
     if _native(plan.isa):
         subprocess.run([shutil.which("ld") or "gcc", "-shared", "-o", folder / "k.so", folder / "k.o", "-lm"], check=True)
+    elif emulated(plan.isa):
+        bochs.assemble(folder / "k.s")
+        main = (bochs.PROGRAMS / "bochs_kernel.c").read_text(encoding="utf8").replace("CALLS", _calls())
+        (folder / "main.c").write_text(main, encoding="utf8")
+        bochs.link(folder, ["main.c", "k.o"], "k")
     else:
         subprocess.run(["aarch64-linux-gnu-gcc", "-static", "-o", folder / "k", _main(), folder / "k.o", "-lm"], check=True)
     return folder
@@ -222,6 +238,22 @@ def _pieces(plan: KernelPlan) -> list[tuple[int, int]]:
     return pieces if plan.rounds > 1 else pieces[::-1]
 
 
+def _execute_bochs(plan: KernelPlan, folder: Path, arrays: Sequence[Array]) -> list[Outcome]:
+    """Here what a kernel reads cannot be written, either."""
+    uses: Mapping[str, Literal["out", "work"]] = {"output": "out", "scratch": "work"}
+    operands = [(a, arg.role) for a, arg in zip(arrays, plan.args, strict=True)]
+    blocks = [bochs.Block(a.tobytes(), uses.get(role, "in"), low)
+              for low in (False, True) for a, role in [*operands, (np.zeros(1, np.int32), "output")]]
+    model = bochs.processor(plan.isa.mcpu, plan.isa.mattr)
+    assert model
+    kept = iter(bochs.run(folder / "k", model, [len(arrays), plan.span, int(plan.rounds > 1)], blocks))
+    made = []
+    for _ in range(2):
+        outputs = tuple(np.frombuffer(next(kept), a.dtype) for a, role in operands if role == "output")
+        made.append(Outcome(int.from_bytes(next(kept), "little", signed=True), outputs))
+    return made
+
+
 def _execute_qemu(plan: KernelPlan, folder: Path, arrays: Sequence[Array]) -> list[Outcome]:
     (folder / "in").write_bytes(b"".join(a.tobytes() for a in arrays))
     command: list[str | Path] = ["qemu-aarch64", "-cpu", plan.isa.mcpu, folder / "k", folder / "in", folder / "out", str(plan.span)]
@@ -242,11 +274,14 @@ def _execute_qemu(plan: KernelPlan, folder: Path, arrays: Sequence[Array]) -> li
 @cache
 def _main() -> Path:
     """An object file for aarch64: reads operands from a file, runs `kernel` on them between guard pages, writes them to another."""
-    calls = "\n".join(f"case {n}: return kernel({', '.join(f'p[{i}]' for i in range(n))}, b, e);" for n in range(1, 17))
     source = scratch("kernels") / "main.c"
-    source.write_text(_MAIN.replace("CALLS", calls), encoding="utf8")
+    source.write_text(_MAIN.replace("CALLS", _calls()), encoding="utf8")
     subprocess.run(["aarch64-linux-gnu-gcc", "-O1", "-w", "-c", "-o", source.with_suffix(".o"), source], check=True)
     return source.with_suffix(".o")
+
+
+def _calls() -> str:
+    return "\n".join(f"case {n}: return kernel({', '.join(f'p[{i}]' for i in range(n))}, b, e);" for n in range(1, 17))
 
 
 _MAIN = r"""

@@ -22,6 +22,7 @@ found() { # whether a tool is here; clang's sanitizers are a library that it loo
     case "$1" in
         clang-sanitizers) [ -e "$(clang --print-file-name="libclang_rt.asan-$(uname -m).a" 2>/dev/null)" ] ;;
         libOpenCL) ldconfig -p | grep -q 'libOpenCL\.so\.1 ' ;;
+        bochs-term) compgen -G '/usr/lib/*/bochs/plugins/libbx_term_gui.so' >/dev/null ;;
         pocl) compgen -G '/etc/OpenCL/vendors/*.icd' >/dev/null ;;
         sshd) [ -x /usr/sbin/sshd ] || command -v sshd >/dev/null ;;
         *) command -v "$1" >/dev/null ;;
@@ -32,7 +33,7 @@ tools() {
     local wanted=(
         gcc:gcc g++:g++ clang:clang clang-sanitizers:libclang-rt-dev ld.lld:lld cmake:cmake
         aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu aarch64-linux-gnu-g++:g++-aarch64-linux-gnu qemu-aarch64:qemu-user
-        qemu-system-arm:qemu-system-arm arm-none-eabi-gcc:gcc-arm-none-eabi
+        qemu-system-arm:qemu-system-arm arm-none-eabi-gcc:gcc-arm-none-eabi bochs-bin:bochs bochs-term:bochs-term
         libOpenCL:ocl-icd-libopencl1 pocl:pocl-opencl-icd ssh:openssh-client sshd:openssh-server
     )
     local beside=(libnewlib-arm-none-eabi)   # no command of its own: the C library of arm-none-eabi-gcc
