@@ -22,6 +22,7 @@ _GAIN = 0.9             # of the time of the direct form, below which the transf
 _LEAST = 16             # channels below which the transforms cost more than the products save
 _MOST_TILES, _LEAST_TILES, _FINER = 64, 8, 1.4      # tiles of a block that are weighed, and how many times as many as the next fewer
 _HIDDEN = 0.3           # of the cycles in which transformed inputs come from beyond the second level, how many count; measured on Zen 3
+_SCATTERED = 2.0        # times the arithmetic of a transform, what it takes; measured on Zen 3 and Zen 4
 _MEMORY = 1.02          # of the time, what blocks with less scratch memory may cost
 _P = TypeVar("_P", bound=WinogradPlan)
 _STORED = ("f32", "f16", "bf16")
@@ -116,8 +117,9 @@ def shaped(template: _P, wish: tuple[int, int] | None) -> _P:
                            spare=template.depth - 1,                   # pairs of products are not fused with the sum: they need a register
                            wish=wish)
         widths = tuple(lanes[i:i + tile.nb] for i in range(0, len(lanes), tile.nb))
-        runs = chunks(blocks, min(_RUNS, max(1, template.macs // _RUN_MACS)))
-        parts = min(len(widths), 2) if runs == 1 and template.macs >= _RUN_MACS else 1
+        worth = template.macs >= _RUN_MACS                              # work for another thread
+        runs = chunks(blocks, min(_RUNS, max(1 + worth, template.macs // _RUN_MACS)))
+        parts = min(len(widths), 2) if runs == 1 and worth else 1      # each transforms all inputs
         plan = replace(template, tasks=runs * parts, widths=widths, tiles=tiles, columns=min(tile.tw, tiles), runs=runs, parts=parts,
                        passes=blocks, others=tile.others)
         return replace(plan, computing=_cycles(plan, total, blocks * tile.cycles), ahead=_lines(plan, blocks * tile.cycles, filters))
@@ -163,6 +165,6 @@ def _transform(isa: Isa, side: int, m: int, channels: int, *, back: bool = False
     """Cycles of the transform of all channels of one tile: arithmetic along both axes, and each element loaded and stored."""
     sums = _SUMS[m][back] * (side + (m if back else side))
     moved = side * side + (m * m if back else side * side)
-    return -(-channels // isa.lanes) * (sums / isa.fma_ports + moved / isa.load_ports)
+    return -(-channels // isa.lanes) * _SCATTERED * (sums / isa.fma_ports + moved / isa.load_ports)
 
 
