@@ -22,7 +22,7 @@ _GAIN = 0.9             # of the time of the direct form, below which the transf
 _LEAST = 16             # channels below which the transforms cost more than the products save
 _MOST_TILES, _LEAST_TILES, _FINER = 64, 8, 1.4      # tiles of a block that are weighed, and how many times as many as the next fewer
 _HIDDEN = 0.3           # of the cycles in which transformed inputs come from beyond the second level, how many count; measured on Zen 3
-_SCATTERED = {2: 1.0, 4: 2.0}   # times the arithmetic of a transform, what it takes on Zen 3 and Zen 4: 36 streams are too many for them
+_SCATTERED = {2: 1.0, 4: 1.5}   # times the arithmetic of a transform, fitted on Zen 3: 36 streams are many
 _MEMORY = 1.02          # of the time, what blocks with less scratch memory may cost
 _P = TypeVar("_P", bound=WinogradPlan)
 _STORED = ("f32", "f16", "bf16")
