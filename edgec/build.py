@@ -100,7 +100,8 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
     if measure is not None:
         refine.check(machine, measure)
     digest = _digest(model)
-    prestart(f"{digest} {machine.name}", jobs=jobs, cache_dir=cache)
+    identity = f"{digest} {machine.name}"
+    prestart(identity, jobs=jobs, cache_dir=cache)
     faces = interface if isinstance(interface, Interface) else of(interface or {}, graph)
     wanted = Fitting(None if rank is None else str(rank), int8, (), calibrate, max_drop, min_cosine, labels, metric, evaluate)
     fitted = wanted.resolve(graph, machine, notes, interface=faces, optimize_for=optimize_for, progress=tell)
@@ -116,7 +117,7 @@ def build(  # noqa: PLR0913  one keyword for each flag of the command line
     with _reproducible(graph, machine, watch):
         objects = compile_kernels(made.schedule.plans, made.isa, jobs=jobs, cache_dir=cache, progress=lambda d, n, _: tell("kernels", d, n),
                                   cancelled=cancelled, note=said.append, origins=_origins(made.schedule))
-        remember(f"{digest} {machine.name}", cache_dir=cache)
+        remember(identity, cache_dir=cache)
         codes = {**unit_codes(made.schedule, devices(made.target)),
                  **npu.unit_codes(made.regions, linux=toolchain.is_hosted(triple), cache=cache)}
     tell("bundle", 0, 1)

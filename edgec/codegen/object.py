@@ -266,7 +266,12 @@ def prestart(build: str, *, jobs: int | None = None, cache_dir: Path | None = No
     """Start workers ahead of time, unless this build has found all its kernels before: they import TVM while passes run."""
     if _builds(cache_dir).get(_build_identity(build)) is None:
         with _idle_lock:
-            _idle.extend(_Worker() for _ in range((jobs or os.cpu_count() or 1) - len(_idle)))
+            _idle.extend(_Worker() for _ in range(_most(jobs) - len(_idle)))
+
+
+def _most(jobs: int | None) -> int:
+    """How many workers there may be."""
+    return jobs or os.cpu_count() or 1
 
 
 def remember(build: str, *, cache_dir: Path | None = None) -> None:
@@ -306,7 +311,7 @@ def _work(
     """Answer all requests with at most `jobs` workers; `finish` is called in this thread, as answers come."""
     if not requests:
         return
-    count = min(jobs or os.cpu_count() or 1, len(requests))
+    count = min(_most(jobs), len(requests))
     busy: set[_Worker] = set()
 
     def ask(request: Request) -> Answer:

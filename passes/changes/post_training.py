@@ -132,8 +132,8 @@ class Insertion:
         self.weights: dict[Value, Array] = dict(graph.weights)
         self.nodes: list[Node] = []
         self.bytes: dict[Value, tuple[Value, Value, Value]] = {}
-        self._known: dict[Node, tuple[Array, int]] = {}                # scales of weights, which layer and bias ask for
         """For each value that is stored: its bytes, their scale and zero."""
+        self._known: dict[Node, tuple[Array, int]] = {}                # scales of weights, which layer and bias ask for
         self.biases: dict[Value, Node] = {}
         """For each layer's result, its bias included: the DequantizeLinear of that bias."""
 
@@ -219,12 +219,12 @@ class Insertion:
         return made
 
     def _steps(self, node: Node) -> tuple[Array, int]:
+        """The scales of a weight, for each output channel, and their axis; large enough for its bias to fit into the sums."""
         if node not in self._known:
             self._known[node] = self._new_steps(node)
         return self._known[node]
 
     def _new_steps(self, node: Node) -> tuple[Array, int]:
-        """The scales of a weight, for each output channel, and their axis; large enough for its bias to fit into the sums."""
         w = node.inputs[1]
         array = np.zeros(0) if w is None else self.graph.weights[w].astype(np.float64)
         axis = 0 if node.op == "Conv" or node.attrs.get("transB", 0) else 1
