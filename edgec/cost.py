@@ -288,19 +288,22 @@ def ahead(isa: Isa, weights: float, computing: float) -> bool:
 
 
 def kernel_cycles(isa: Isa, macs: float, moved: float, *, computing: float | None = None, weights: float = 0.0, passes: float = 1.0,
-                  footprint: float = 0.0) -> float:
+                  footprint: float = 0.0, asked: bool = False) -> float:
     """Return the cycles of one kernel: arithmetic and memory overlap, so the slower of the two counts.
 
     `computing` are the cycles of its arithmetic where a plan knows them better than `macs` at the peak: those of its tiles, of its maps.
     `moved` are the bytes of activations, which lie where the kernel before left them: in the level that holds all that this one touches.
     `weights` are bytes that come from the level that holds `footprint` bytes, those of all weights of the net; the arithmetic goes `passes`
-    times through them, and only the first time they come from so far away; what is asked for in
-    advance comes along with all of it, as if there was one pass. On a machine that names no memory's speed, arithmetic is all.
+    times through them, and only the first time they come from so far away; what is asked for in advance (`asked`) comes along with all of
+    it, as if there was one pass, but no faster than a core can ask. On a machine that names no memory's speed, arithmetic is all.
     """
     arithmetic = macs / peak_macs(isa) if computing is None else computing
     if not isa.dram_bytes_per_cycle:
         return CALL_CYCLES + arithmetic
-    stream = memory_cycles(isa, weights, max(weights + moved, footprint))
+    around = max(weights + moved, footprint)
+    stream, rate = memory_cycles(isa, weights, around), _number(isa, "prefetch_per_cycle")
+    if asked and rate and around > isa.l2_bytes:
+        stream = max(stream, weights / rate)
     late = arithmetic + max(0.0, stream - arithmetic / max(passes, 1.0))
     return CALL_CYCLES + max(late, memory_cycles(isa, moved, weights + moved) + stream)
 

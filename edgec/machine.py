@@ -60,6 +60,8 @@ FACTS: Mapping[Scope, Mapping[str, Fact]] = MappingProxyType({
         "weight_wait": Fact("number", "the same of a vector load of weights, which is not needed at once", "cycles"),
         "load_ports": Fact("count", "vector loads started in a cycle"),
         "streams": Fact("count", "from how many places at once a core reads its memory fastest (1 unless said)"),
+        "prefetch_per_cycle": Fact("number", "how fast lines come that a core asked for ahead from beyond its second level, where it can "
+                                             "wait for too few at once", "B/cycle"),
         "fma_per_cycle": Fact("number", "f32 multiply-accumulates of one core in a cycle"),
         "macs_per_cycle": Fact("number", "multiply-accumulates of the whole unit in a cycle"),
         "int8_dot": Fact("flag", "whether one instruction adds four products of bytes"),

@@ -61,7 +61,6 @@ class ContractPlan(KernelPlan):
     streams: int = 1
     together: int = 1
     widen: bool = False
-    ahead: int = 0
     seldom: bool = False
     lead: int = 0
     turns: bool = False
@@ -103,8 +102,11 @@ class ContractPlan(KernelPlan):
 def oihw(plan: ContractPlan, weight: Array) -> Array:
     """A stored weight as [M, C/groups, KH, KW].
 
-    Forms: oihw and iohw (Conv and ConvTranspose), oiwh and iowh (the same of a column image, seen as a row), io and oi (matrices).
+    Forms: oihw and iohw (Conv and ConvTranspose), oiwh and iowh (the same of a column image, seen as a row), io and oi (matrices), windows
+    (iohw with one output channel, whose taps are output channels of the kernel).
     """
+    if plan.form == "windows":
+        return weight.reshape(weight.shape[0], -1).T[:, :, None, None]
     if plan.form in ("io", "oi"):
         return (weight.T if plan.form == "io" else weight)[:, :, None, None]
     if plan.form.startswith("io"):

@@ -64,6 +64,9 @@ def convolution(region: Region, isa: Isa, operands: Operands) -> Planned | str:
     transposed, groups = node.op == "ConvTranspose", int(node.attrs.get("group", 1))
     form = "iohw" if transposed else "oihw"
     images, geometry = Images.of(inputs, region, operands), Geometry.of(node.attrs, w.dims[2:])
+    if transposed and isa.lanes > 1 and not isinstance(isa, Device) and (windows := _windows(images, geometry)) is not None:
+        rows, columns = ((Taps.pointwise(windows.y.axes[axis].extent),) for axis in (2, 3))
+        return contraction(region, isa, windows, Nest("conv_transpose", "windows", rows, columns), operands.tile)
     depthwise = not transposed and groups == images.x.axes[1].extent == images.y.axes[1].extent > 1
     # a depthwise kernel packs its taps as they are stored, which turning changes unless they lie in a line
     if images.column and images.x.axes[3].extent == geometry.kernel[1] and not (depthwise and 1 not in geometry.kernel):
@@ -75,6 +78,22 @@ def convolution(region: Region, isa: Isa, operands: Operands) -> Planned | str:
         return plan_window.depthwise(region, isa, images, ys[0], xs[0])
     nest = Nest("conv_transpose" if transposed else "conv", form, ys, xs, geometry.kernel, groups)
     return contraction(region, isa, images, nest, operands.tile)
+
+
+def _windows(images: Images, geometry: Geometry) -> Images | None:
+    """Images in which each window of a transposed convolution of one channel is a pixel of as many channels, or None where windows overlap.
+
+    One channel fills a lane, a window of 2x2 fills four.
+    """
+    (height, width), y = geometry.kernel, images.y
+    apart = geometry.strides == geometry.kernel and not any(geometry.pads) and width & (width - 1) == 0
+    rows, columns = y.axes[2:]
+    whole = (rows.extent, columns.extent) == tuple(k * a.extent for k, a in zip(geometry.kernel, images.x.axes[2:], strict=True))
+    if images.loads or images.cut or y.axes[1].extent != 1 or not apart or not whole or columns.stride != 1:
+        return None
+    window = Axis(height * width, rows.stride, width, 1)
+    pixels = (Axis(rows.extent // height, rows.stride * height), Axis(columns.extent // width, width))
+    return replace(images, views=(images.x, View((y.axes[0], window, *pixels))))
 
 
 def product(region: Region, isa: Isa, operands: Operands) -> Planned | str:
@@ -140,7 +159,7 @@ def contraction(region: Region, isa: Isa, images: Images, nest: Nest, wish: tupl
     if images.cut:
         return "a layout with blocked rows or columns"
     n, channels = y.axes[0].extent, y.axes[1].extent // groups
-    lanes = lanes_for(isa.lanes, (y, *images.loads), channels, groups)
+    lanes = lanes_for(isa.lanes, (y, *images.loads) if nest.form != "windows" else (), channels, groups)
     chunk = run_length(x.axes[1], x.axes[1].extent // groups, groups)
     step = x.axes[1].inner if x.axes[1].block else x.axes[1].stride
     lane = isa.broadcast == "lane" and step == 1 and chunk % isa.lanes == 0

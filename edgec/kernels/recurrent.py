@@ -53,7 +53,6 @@ class RecurrentPlan(KernelPlan):
     backward: bool
     cell: Expr
     reset: Expr | None = None
-    ahead: int = 0
 
     kind = "recurrent"
 

@@ -47,7 +47,6 @@ class WinogradPlan(KernelPlan):
     parts: int
     bias: bool
     epilogue: Epilogue
-    ahead: int = 0
 
     kind = "winograd"
     depth = 1

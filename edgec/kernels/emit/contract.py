@@ -180,7 +180,7 @@ class _Tile:
         for j, w in enumerate(self.widths):
             start = const(0.0, "f32", w)
             if self.plan.bias and bias is not False:
-                value = T.bind(self.k.load(2, self.channel + self.offsets[j], w))
+                value = T.bind(self.k.load(2, self.channel + self.offsets[j], w) if self.plan.form != "windows" else self.k.splat(2, 0, w))
                 start = value if bias is True else tirx.Select(bias, value, start)
             for i in range(columns):
                 acc.set(i, j, start)

@@ -158,8 +158,14 @@ class Kernel:
         return self.gather(arg, index, step, lanes)
 
     def write(self, arg: int, view: View, at: Sequence[Index], axis: int, value: Vector, lanes: int) -> None:
-        """Write `lanes` elements along logical `axis` from index `at` of a view of an operand."""
+        """Write `lanes` elements along logical `axis` from index `at` of a view of an operand; those of each block lie in a row."""
         along = view.axes[axis]
+        if 0 < along.block < lanes and along.inner == 1:
+            value = hold(value, compute_dtype(self._dtypes[arg]), lanes)
+            for i in range(0, lanes, along.block):
+                part = tirx.Shuffle([value], [tirx.IntImm("int32", i + j) for j in range(along.block)])
+                self.store(arg, part, address(view, [*at[:axis], at[axis] + i, *at[axis + 1:]]), along.block)
+            return
         self.store(arg, value, address(view, at), lanes, along.inner if along.block else along.stride)
 
 

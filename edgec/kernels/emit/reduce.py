@@ -95,7 +95,7 @@ class _Operator(Row):
         self.stored = self.in_place and bool(self.plan.prologue.instrs)
 
         def power(j: int, w: int, b: list[Index]) -> Vector:
-            value = VectorMath(d, w).hold(VectorMath(d, w).exp(self.element(j, w, b) - self.spread(top, j, w)))
+            value = VectorMath(d, w).hold(VectorMath(d, w).exp_down(self.element(j, w, b) - self.spread(top, j, w)))
             if self.in_place and not log:
                 self.write(b, w, value)
             return value
@@ -110,7 +110,7 @@ class _Operator(Row):
             if log:
                 value = (value - self.spread(top, j, w)) - self.spread(scale, j, w)
             else:
-                e = value if self.in_place else VectorMath(d, w).exp(value - self.spread(top, j, w))
+                e = value if self.in_place else VectorMath(d, w).exp_down(value - self.spread(top, j, w))
                 value = e * self.spread(scale, j, w)
             self.store(b, w, value)
 
