@@ -308,6 +308,14 @@ def kernel_cycles(isa: Isa, macs: float, moved: float, *, computing: float | Non
     return CALL_CYCLES + max(late, memory_cycles(isa, moved, weights + moved) + stream)
 
 
+def shared(isa: Isa, cycles: float) -> bool:
+    """Tell whether threads should share out a kernel of so many cycles on one core: half of them must exceed what that costs.
+
+    Nothing is known of a kernel of 0 cycles.
+    """
+    return not 0 < cycles < 2 * _number(isa, "fork")
+
+
 def predicted_us(isa: Isa, cycles: float) -> float:
     """Return cycles as microseconds at the unit's clock."""
     return cycles / isa.clock_hz * 1e6

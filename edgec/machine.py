@@ -75,6 +75,7 @@ FACTS: Mapping[Scope, Mapping[str, Fact]] = MappingProxyType({
         "int8_per_cycle": Fact("number", "int8 multiply-accumulates of one core in a cycle with that instruction"),
         "integer_mcpu": Fact("text", "LLVM's name of the core for integer kernels, where another one than mcpu serves them better"),
         "integer_mattr": Fact("texts", "instruction sets beyond those of integer_mcpu, in LLVM's words"),
+        "fork": Fact("number", "what sharing a kernel out among threads costs (nothing unless said)", "cycles"),
         "launch": Fact("number", "what starting a kernel on this unit costs", "cycles"),
         "bandwidth": Fact("number", "what the whole unit reads in a second", "B/s"),
         "copy_latency": Fact("number", "what a copy between its memory and that of the CPU costs before the first byte", "cycles"),

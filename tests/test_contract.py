@@ -131,6 +131,20 @@ def test_transposed_convolution(c: int, m: int, k: tuple[int, int], stride: int,
     assert check(isa, [Node("ConvTranspose", (x, weight), (y,), attrs)], {x: numbers(rng, x)}, {weight: numbers(rng, weight)})
 
 
+@pytest.mark.parametrize("isa", on(AVX512, AVX2, A72))
+@pytest.mark.parametrize(("c", "k", "layout"), [
+    (24, (2, 2), NHWC), (16, (3, 4), blocked(16)), (5, (1, 2), NHWC), (7, (4, 4), None), (3, (2, 1), None)])
+def test_windows_of_one_channel_side_by_side(c: int, k: tuple[int, int], layout: Layout | None, isa: Isa) -> None:
+    """Each window is a vector, which is stored in pieces."""
+    rng = np.random.default_rng(3)
+    x, shape = tensor("x", (2, c, 5, 19), layout), (2, 1, 5 * k[0], 19 * k[1])
+    weight, bias, y, out = tensor("w", (c, 1, *k)), tensor("b", (1,)), tensor("y", shape), tensor("out", shape)
+    attrs = MappingProxyType({"kernel_shape": list(k), "strides": list(k), "dilations": [1, 1], "pads": [0] * 4, "group": 1})
+    nodes = [Node("ConvTranspose", (x, weight, bias), (y,), attrs), Node("Sigmoid", (y,), (out,))]
+    algo = check(isa, nodes, {x: numbers(rng, x)}, {v: numbers(rng, v) for v in (weight, bias)})
+    assert algo.startswith("conv_transpose_windows")
+
+
 @pytest.mark.parametrize("isa", on(AVX512, AVX2, A72, OPENCL))
 @pytest.mark.parametrize(("a", "b"), [((1, 70), (70, 33)), ((5, 64), (64, 10)), ((2, 7, 24), (24, 40)), ((17, 3), (3, 1))])
 def test_product_with_weights(a: tuple[int, ...], b: tuple[int, int], isa: Isa) -> None:
@@ -276,3 +290,18 @@ def test_weights_that_no_near_cache_holds_are_asked_for(isa: Isa, case: dict[str
     texts = [kernel_texts({"k": p}, p.isa, "asm", jobs=1)["k"] for p in (held, asked)]
     assert not re.search(word, texts[0])
     assert len(re.findall(word, texts[1])) >= asked.ahead
+
+
+def test_denormal_weights_are_zero_and_the_model_keeps_its_own() -> None:
+    x, w, b, y = tensor("x", (1, 16, 4, 4), NHWC), tensor("w", (20, 16, 1, 1)), tensor("b", (20,)), tensor("y", (1, 20, 4, 4), NHWC)
+    rng = np.random.default_rng(4)
+    weight, bias = numbers(rng, w), np.full(20, 2.0**-126, np.float32)
+    weight[3], bias[5] = 2.0**-127, -(2.0**-149)
+    kept = weight.copy()
+    planned = plan(Node("Conv", (x, w, b), (y,), MappingProxyType({"kernel_shape": [1, 1]})), AVX2,
+                   Operands.of({w: weight, b: bias}, lambda v: v.tensor.view))
+    assert not isinstance(planned, str)
+    stored = packed(planned.plan, 1, weight)
+    assert sorted(stored) == sorted(np.where(np.arange(20) == 3, 0, weight[:, :, 0, 0].T).reshape(-1))
+    assert packed(planned.plan, 2, bias).tolist() == [0.0 if i == 5 else 2.0**-126 for i in range(20)]
+    assert np.array_equal(weight, kept)

@@ -12,6 +12,7 @@ from edgec.codegen.pipelines import beside, pipelines
 from edgec.codegen.place import VIEW_OPS, Place, Places
 from edgec.codegen.program import HOST, Buffer, Call, Copy, Kernel, Launch, Operand, Port, Program, Step, Unit, Wait
 from edgec.codegen.transfer import Move, Work, transfers
+from edgec.cost import shared
 from edgec.errors import UnsupportedModel
 from edgec.ir.graph import Array, Graph, Node, Value
 from edgec.ir.layout import View
@@ -153,11 +154,12 @@ class _Assembly:
                 busy.clear()
                 continue
             what = step.planned.plan
-            symbol = self._kernel(what, _kind(step.node, what), step.isa, step.unit)
-            facts = (symbol, tuple(self._operands(i, step)), what.tasks, step.node.origin or step.node.op, step.values[0].name,
+            symbol, here = self._kernel(what, _kind(step.node, what), step.isa, step.unit), step.unit == HOST
+            tasks, rounds = (what.tasks, what.rounds) if not here or shared(self.cpu, what.cycles) else (1, what.span)
+            facts = (symbol, tuple(self._operands(i, step)), tasks, step.node.origin or step.node.op, step.values[0].name,
                      *_operators(step.node))
-            if step.unit == HOST:
-                steps += [*map(Wait, busy), Call(*facts, rounds=what.rounds, behind=self.behind.get(i, 0))]
+            if here:
+                steps += [*map(Wait, busy), Call(*facts, rounds=rounds, behind=self.behind.get(i, 0))]
                 busy.clear()
             else:
                 steps.append(Launch(*facts, step.unit, step.isa.group if isinstance(step.isa, Device) else 1))

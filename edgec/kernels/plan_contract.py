@@ -66,7 +66,7 @@ def convolution(region: Region, isa: Isa, operands: Operands) -> Planned | str:
     images, geometry = Images.of(inputs, region, operands), Geometry.of(node.attrs, w.dims[2:])
     if transposed and isa.lanes > 1 and not isinstance(isa, Device) and (windows := _windows(images, geometry)) is not None:
         rows, columns = ((Taps.pointwise(windows.y.axes[axis].extent),) for axis in (2, 3))
-        return contraction(region, isa, windows, Nest("conv_transpose", "windows", rows, columns), operands.tile)
+        return contraction(region, isa, windows, Nest("conv_transpose_windows", "windows", rows, columns), operands.tile)
     depthwise = not transposed and groups == images.x.axes[1].extent == images.y.axes[1].extent > 1
     # a depthwise kernel packs its taps as they are stored, which turning changes unless they lie in a line
     if images.column and images.x.axes[3].extent == geometry.kernel[1] and not (depthwise and 1 not in geometry.kernel):
