@@ -18,7 +18,7 @@ from edgec.native import Raw
 
 _SOURCE = Path(__file__).parent / "codegen" / "runtime" / "clock.c"
 _SETS = {16: "avx512f,fma", 8: "avx2,fma", 4: "fma"}
-_SUMS, _ROUNDS, _TRIES = 12, 400_000, 20  # of edgec_clock_peak: tries take milliseconds, which clocks tell apart, and some escape interruptions
+_SUMS, _ROUNDS, _TRIES = 12, 400_000, 20  # of edgec_clock_peak; tries take milliseconds, which clocks tell apart; some escape interruptions
 
 
 class Clock:
