@@ -26,7 +26,7 @@ _MANY = 0.003           # each accumulator beyond twice the latency lengthens th
 _SPILL = 1.25           # some accumulators live in memory: measured 1.3 to 2, enough to lose against every tile that fits
 _STREAM = 0.7           # of the second level's nominal speed, what a stream of weights between multiplications reaches, measured with AVX2
 _SHARE = 0.3            # of the cycles of such a stream, how many the multiplications do not hide, fitted
-_LOAD = 0.08            # of the cycles of loads, how many the multiplications do not hide, fitted
+_LOAD = 0.08            # of the cycles of loads, how many the multiplications do not hide, fitted, where the target does not say `load_share`
 _REQUANTIZE = 9.0       # vector operations that scale, round and store one accumulator of integers, as counted in machine code
 _CONVERT = 0.5          # cycles for each vector of weights that is widened in the loop, measured on Zen 4
 _PAIR = 1.1             # fewer than three widened vectors a step are slower than that, however many columns share them, measured on Zen 4
@@ -93,7 +93,7 @@ def tile_cycles(isa: Isa, tw: int, nb: int, k: int, *, lane: bool = False, store
         cycles *= _ALONE
     if not fits(isa, tw, nb, lane=lane):
         cycles *= _SPILL
-    cycles += _LOAD * loads / isa.load_ports
+    cycles += _load_share(isa) * loads / isa.load_ports
     step = nb * isa.lanes * stored + tw * 4
     if k * nb * isa.lanes * stored > isa.l1_bytes / 4 and isa.l2_bytes_per_cycle:  # each tile reads it all anew, from the second level
         cycles = max(cycles, step / (_STREAM * isa.l2_bytes_per_cycle)) + _SHARE * step / isa.l2_bytes_per_cycle
@@ -113,6 +113,11 @@ def _number(isa: Isa, fact: str) -> float:
     """A number among the further facts of a unit, 0 where it is not said."""
     value = isa.fact(fact, 0.0)
     return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _load_share(isa: Isa) -> float:
+    """Of the cycles of loads, how many the multiplications do not hide."""
+    return _number(isa, "load_share") or _LOAD
 
 
 def choose_tile(  # noqa: PLR0913  a shape
@@ -195,7 +200,7 @@ def dot_cycles(isa: Isa, form: str, tw: int, nb: int, k: int) -> float:
     share = 1.0 if form == isa.int8_form else _SHARES.get(form, 1.0)
     peak = int8_peak(isa) * share if form != "portable" else peak_macs(isa) / 2
     loads = (tw * dot.pixel + nb * dot.weight) / isa.load_ports
-    cycles = max(4 * isa.lanes * products / peak, loads, float(isa.fma_latency)) + _LOAD * loads + (tw * dot.work + nb * dot.widening) / 3
+    cycles = max(4 * isa.lanes * products / peak, loads, float(isa.fma_latency)) + _load_share(isa) * loads + (tw * dot.work + nb * dot.widening) / 3
     if products < 1.5 * isa.fma_latency * isa.fma_ports:
         cycles *= _FEW
     if not _dot_fits(isa, dot, tw, nb):

@@ -59,6 +59,7 @@ FACTS: Mapping[Scope, Mapping[str, Fact]] = MappingProxyType({
                            "cycles"),
         "weight_wait": Fact("number", "the same of a vector load of weights, which is not needed at once", "cycles"),
         "load_ports": Fact("count", "vector loads started in a cycle"),
+        "load_share": Fact("number", "of the cycles of vector loads, the share that multiply-accumulates do not hide (0.08 unless said)"),
         "streams": Fact("count", "from how many places at once a core reads its memory fastest (1 unless said)"),
         "prefetch_per_cycle": Fact("number", "how fast lines come that a core asked for ahead from beyond its second level, where it can "
                                              "wait for too few at once", "B/cycle"),
