@@ -26,7 +26,7 @@ _MANY = 0.003           # each accumulator beyond twice the latency lengthens th
 _SPILL = 1.25           # some accumulators live in memory: measured 1.3 to 2, enough to lose against every tile that fits
 _STREAM = 0.7           # of the second level's nominal speed, what a stream of weights between multiplications reaches, measured with AVX2
 _SHARE = 0.3            # of the cycles of such a stream, how many the multiplications do not hide, fitted
-_LOAD = 0.08            # of the cycles of loads, how many the multiplications do not hide, fitted, where the target does not say `load_share`
+_LOAD = 0.08            # of the cycles of loads, how many the multiplications do not hide, where no `load_share` is said; fitted
 _REQUANTIZE = 9.0       # vector operations that scale, round and store one accumulator of integers, as counted in machine code
 _CONVERT = 0.5          # cycles for each vector of weights that is widened in the loop, measured on Zen 4
 _PAIR = 1.1             # fewer than three widened vectors a step are slower than that, however many columns share them, measured on Zen 4
@@ -200,7 +200,8 @@ def dot_cycles(isa: Isa, form: str, tw: int, nb: int, k: int) -> float:
     share = 1.0 if form == isa.int8_form else _SHARES.get(form, 1.0)
     peak = int8_peak(isa) * share if form != "portable" else peak_macs(isa) / 2
     loads = (tw * dot.pixel + nb * dot.weight) / isa.load_ports
-    cycles = max(4 * isa.lanes * products / peak, loads, float(isa.fma_latency)) + _load_share(isa) * loads + (tw * dot.work + nb * dot.widening) / 3
+    cycles = max(4 * isa.lanes * products / peak, loads, float(isa.fma_latency)) + _load_share(isa) * loads
+    cycles += (tw * dot.work + nb * dot.widening) / 3
     if products < 1.5 * isa.fma_latency * isa.fma_ports:
         cycles *= _FEW
     if not _dot_fits(isa, dot, tw, nb):

@@ -38,7 +38,8 @@ class ContractPlan(KernelPlan):
     these are too many (`seldom`) in front of the bodies of a chunk at one tap; `lead`: how many bytes in front of its own loads a body asks
     again, where two groups' weights are too many for the second level. With `widen`, a task first widens the weights of a
     vector group into its scratch memory, because many tiles read them. With `turns`, the tiles of a row take turns: each closes one partial
-    sum, so that the weights of that part are read from the first level, and totals lie in the output meanwhile.
+    sum, so that the weights of that part are read from the first level, and totals lie in the output meanwhile. With `rows_first`, tasks
+    that follow each other are vector groups of the same rows, not rows of the same vector group.
     """
 
     x: View
@@ -64,6 +65,7 @@ class ContractPlan(KernelPlan):
     seldom: bool = False
     lead: int = 0
     turns: bool = False
+    rows_first: bool = False
 
     kind = "contract"
 
@@ -81,7 +83,7 @@ class ContractPlan(KernelPlan):
     def open(self) -> Self:
         """Without the tile and all that follows from it: how tasks are cut, weights read and asked for, and loops unrolled."""
         return replace(self, args=tuple(a for a in self.args if a.role != "scratch"), tasks=0, widths=(), columns=0, unroll=0, row_chunks=0,
-                       streams=1, together=1, widen=False, ahead=0, lead=0, turns=False)
+                       streams=1, together=1, widen=False, ahead=0, lead=0, turns=False, rows_first=False)
 
     @property
     def output(self) -> int:

@@ -190,12 +190,15 @@ def contraction(region: Region, isa: Isa, images: Images, nest: Nest, wish: tupl
     near = _ahead(isa, args[1], tile, (unroll, chunk), total, 1 if nest.w is not None or widen else passes, groups)
     args += (Arg("scratch", "f32", max(map(sum, widths)) * total),) if widen else ()
     turns = args[-1].dtype == "f32" and _takes_turns(isa, nest, tile, total, widen=widen)
+    inputs, weights = (args[i].elements * dtype_bits(args[i].dtype) for i in (0, 1))
+    rows_first = not near[0] and weights * row_chunks < inputs * len(widths)
     plan = ContractPlan(
         isa, args, fixed * row_chunks, x=x, y=y, ys=nest.ys, xs=nest.xs, kernel=nest.kernel, groups=groups, widths=widths, columns=tile.tw,
         unroll=unroll, chunk=chunk, row_chunks=row_chunks, partial=max(1, PARTIAL // (chunk * ky * kx)), bias=images.bias,
         epilogue=images.epilogue(region), w=nest.w, name=nest.name, form=nest.form,
         streams=min(tile.nb, streams(isa, args[1].elements * dtype_bits(args[1].dtype) // 8)) if once else 1,
         together=together, widen=widen, ahead=near[0], seldom=near[1], lead=near[2], turns=turns,
+        rows_first=rows_first and min(row_chunks, len(widths)) > 1,
         macs=macs, bytes=traffic(args), computing=tile.cycles * n * groups,
         passes=passes if not near[0] else 1, others=tile.others)
     return Planned(plan, (*images.inputs, *region.operands))

@@ -24,6 +24,7 @@ _MOST_TILES, _LEAST_TILES, _FINER = 64, 8, 1.4      # tiles of a block that are 
 _HIDDEN = 0.3           # of the cycles in which transformed inputs come from beyond the second level, how many count; measured on Zen 3
 _SCATTERED = {2: 1.0, 4: 1.5}   # times the arithmetic of a transform, fitted on Zen 3: 36 streams are many
 _MEMORY = 1.02          # of the time, what blocks with less scratch memory may cost
+_SEVERAL = 1.1          # the same, what blocks may cost that give work to another thread
 _P = TypeVar("_P", bound=WinogradPlan)
 _STORED = ("f32", "f16", "bf16")
 _SUMS = {2: (8, 6), 4: (14, 12)}    # operations of the transforms along one axis: of inputs, of products
@@ -126,7 +127,8 @@ def shaped(template: _P, wish: tuple[int, int] | None) -> _P:
 
     plans = [of(blocks) for blocks in _blocks(total)]
     least = min(p.computing for p in plans)
-    return min((p for p in plans if p.computing <= _MEMORY * least), key=lambda p: p.tiles)
+    several = [p for p in plans if p.tasks > 1 and p.computing <= _SEVERAL * least] or plans
+    return min((p for p in several if p.computing <= _MEMORY * min(p.computing for p in several)), key=lambda p: p.tiles)
 
 
 def _blocks(total: int) -> Iterable[int]:
