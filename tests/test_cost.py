@@ -1,6 +1,7 @@
 """The cost model: register tiles that agree with what was measured, bytes at the speed of where they lie, energy by a named table."""
 
 from dataclasses import replace
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -20,6 +21,7 @@ from edgec.cost import (
     node_macs,
     peak_macs,
     predicted_us,
+    shared,
     tile_cycles,
 )
 from edgec.errors import UsageError
@@ -271,3 +273,17 @@ def test_halves_on_zen4_come_in_threes() -> None:
     """Measured on 128x1536x384: tiles of 8x3 and 6x4 reach 108 GFLOP/s, those of 8x2, 10x2 and 12x2 98, whatever the columns."""
     isa = core("zen4")
     assert choose_tile(isa, [16] * 24, 128, 1536, stored=2).nb >= 3
+
+
+def test_what_sharing_a_kernel_out_costs_decides_who_runs_it() -> None:
+    forking = replace(ZEN5, extra=(*ZEN5.extra, ("fork", 1000.0)))
+    assert [shared(forking, c) for c in (0.0, 1.0, 1999.0, 2000.0)] == [True, False, False, True]
+    assert shared(ZEN5, 1.0)
+
+
+def test_what_is_asked_for_in_advance_comes_no_faster_than_a_core_can_ask() -> None:
+    asking = replace(ZEN5, extra=(*ZEN5.extra, ("prefetch_per_cycle", 2.0)))
+    far, near = (partial(kernel_cycles, asking, 0, 0, computing=100, footprint=f) for f in (2.0**30, 2.0**16))
+    assert far(weights=64_000, asked=True) == CALL_CYCLES + 32_000
+    assert far(weights=64_000) < CALL_CYCLES + 32_000
+    assert near(weights=64_000, asked=True) == near(weights=64_000)

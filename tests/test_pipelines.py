@@ -72,7 +72,7 @@ def behind(program: Program) -> list[int]:
 
 STACKS = [
     ("lstm", stack("LSTM", (48, 72, 64), 67)), ("lstm_states", stack("LSTM", (40, 72, 64, 56), 50, 3, states=True, last=True)),
-    ("lstm_reverse", stack("LSTM", (64, 80, 64), 65, directions=("reverse", "reverse"))),
+    ("lstm_reverse", stack("LSTM", (64, 72, 64), 65, directions=("reverse", "reverse"))),
     ("lstm_batch_first", stack("LSTM", (64, 72, 64), 67, 3, states=True, last=True, layout=1)),
     ("gru_linear", stack("GRU", (48, 80, 64), 64, last=True, **LINEAR)), ("gru", stack("GRU", (33, 81, 90), 71, states=True)),
     ("rnn", stack("RNN", (128, 160, 160, 128), 49, 2))]
@@ -233,7 +233,7 @@ def test_rounds_in_c_under_sanitizers(flags: list[str], tmp_path: Path) -> None:
 
 
 def test_why_and_the_program_tell_of_it() -> None:
-    proto = stack("LSTM", (48, 64, 64), 37)
+    proto = stack("LSTM", (64, 72, 72), 65)
     told = why.why(import_model(proto), "layer1", find("host"))
     (kernel,) = (k for k in told.kernels if k.ops[0] == "LSTM")
     assert kernel.tasks == 1 < kernel.rounds
