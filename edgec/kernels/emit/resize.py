@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
 from edgec.kernels.base import vectors
-from edgec.kernels.emit.core import Index, Kernel, Vector, cast, compute_dtype, const, function, hold, loop
+from edgec.kernels.emit.core import TIR, Index, Kernel, Vector, cast, compute_dtype, const, function, hold, loop
 from edgec.kernels.emit.elementwise import evaluate
 from edgec.kernels.emit.indexing import bases_of, lanes_of, pick
 from edgec.kernels.emit.vectormath import VectorMath
@@ -57,6 +58,8 @@ class _Resize:
             self.across(bases, taps)
         elif plan.inner is None and level == len(plan.axes) - 1:
             self.along(bases, taps)
+        elif level == len(plan.axes) - 1 and self.k.isa.lanes > 1 and plan.coordinates != "tf_crop_and_resize":
+            self.together(level, bases, taps)
         else:
             loop(0, plan.axes[level].size, lambda o: self.position(level, o, bases, taps))
 
@@ -66,6 +69,26 @@ class _Resize:
         here = [bases[0], *(b + o * s for b, s in zip(bases[1:], axis.strides[1:], strict=True))]
         position = const(o, "i32") if isinstance(o, int) else o
         self.axis(level + 1, here, [*taps, self.taps(axis, position, 1)])
+
+    def together(self, level: int, bases: list[Index], taps: list[_Taps]) -> None:
+        """All positions of the last axis: where a vector of them reads is found at once, for it takes longer than the reading."""
+        axis, lanes = self.plan.axes[level], self.k.isa.lanes
+
+        def several(start: Index, width: int) -> None:
+            first = const(start, "i32") if isinstance(start, int) else start
+            found = self.taps(axis, T.Ramp(first, 1, width), width).taps
+            kept = [(_kept(i, "i32", width), None if w is None else _kept(w, "f32", width)) for i, w in found]
+
+            def one(i: Index) -> None:
+                here = [bases[0], *(b + (start + i) * s for b, s in zip(bases[1:], axis.strides[1:], strict=True))]
+                own = [(T.bind(index[i]), None if weight is None else T.bind(weight[i])) for index, weight in kept]
+                self.axis(level + 1, here, [*taps, _Taps(own, None)])
+
+            loop(0, width, one)
+
+        count = axis.size // lanes
+        loop(0, count, lambda v: several(v * lanes, lanes))
+        loop(count * lanes, axis.size, lambda o: self.position(level, o, bases, taps))
 
     def across(self, bases: list[Index], taps: list[_Taps]) -> None:
         """Vectors along an axis that is not resized: all lanes read at the same taps."""
@@ -215,3 +238,10 @@ class _Resize:
         """A whole number as an index, moved inside the input."""
         inside = m.at_most(m.at_least(m.hold(place), 0.0), axis.source - 1)
         return hold(cast(inside, "i32", m.lanes), "i32", m.lanes)
+
+
+def _kept(value: Vector, dtype: str, lanes: int) -> Any:
+    """Numbers in memory, where each can be read."""
+    buffer = T.alloc_buffer((lanes,), TIR[dtype])
+    T.buffer_store(buffer, value, [T.Ramp(0, 1, lanes)])
+    return buffer
