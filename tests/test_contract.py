@@ -305,3 +305,16 @@ def test_denormal_weights_are_zero_and_the_model_keeps_its_own() -> None:
     assert sorted(stored) == sorted(np.where(np.arange(20) == 3, 0, weight[:, :, 0, 0].T).reshape(-1))
     assert packed(planned.plan, 2, bias).tolist() == [0.0 if i == 5 else 2.0**-126 for i in range(20)]
     assert np.array_equal(weight, kept)
+
+
+@pytest.mark.parametrize(("size", "c", "m", "order"), [
+    (56, 64, 256, "rows"), (128, 128, 256, "rows"), (7, 512, 2048, "groups"), (56, 64, 32, "groups")])
+def test_the_order_of_tasks_reads_the_smaller_operand_anew(size: int, c: int, m: int, order: str) -> None:
+    x, w, y = tensor("x", (1, c, size, size), blocked(16)), tensor("w", (m, c, 1, 1)), tensor("y", (1, m, size, size), blocked(16))
+    node = Node("Conv", (x, w), (y,), MappingProxyType({"kernel_shape": [1, 1]}))
+    made = plan(node, AVX512, Operands.of({w: np.zeros(w.dims, np.float32)}, lambda v: v.tensor.view))
+    assert not isinstance(made, str)
+    assert isinstance(made.plan, ContractPlan)
+    assert ("rows" if made.plan.rows_first else "groups") == order
+    if x.tensor.bytes > AVX512.l2_bytes:
+        assert x.tensor.bytes // made.plan.row_chunks <= AVX512.l2_bytes // 2

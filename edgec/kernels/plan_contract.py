@@ -28,6 +28,8 @@ _READERS = 8
 """Tiles that read the same weights, from which on it is worth to widen these before."""
 _LEAD = 4096
 """Bytes from a load of weights to the line that is asked for meanwhile: a page, where what a core asks for by itself ends."""
+_ANEW = 2
+"""How many times as many bytes may come from beyond the second level before a kernel goes through rows first."""
 _STREAMING = 0.25
 """Of the second level's speed, how much weights take that a core notices."""
 _PIECES, _PIECE = 16, 128
@@ -190,16 +192,16 @@ def contraction(region: Region, isa: Isa, images: Images, nest: Nest, wish: tupl
     near = _ahead(isa, args[1], tile, (unroll, chunk), total, 1 if nest.w is not None or widen else passes, groups)
     args += (Arg("scratch", "f32", max(map(sum, widths)) * total),) if widen else ()
     turns = args[-1].dtype == "f32" and _takes_turns(isa, nest, tile, total, widen=widen)
-    inputs, weights = (args[i].elements * dtype_bits(args[i].dtype) for i in (0, 1))
-    rows_first = not near[0] and weights * row_chunks < inputs * len(widths)
+    rows_first = False
+    if not near[0] and not widen and len(widths) > 1:
+        row_chunks, rows_first = _order(isa, args, (n * groups, groups, len(widths)), (row_chunks, min(t.out_count for t in nest.ys)))
     plan = ContractPlan(
         isa, args, fixed * row_chunks, x=x, y=y, ys=nest.ys, xs=nest.xs, kernel=nest.kernel, groups=groups, widths=widths, columns=tile.tw,
         unroll=unroll, chunk=chunk, row_chunks=row_chunks, partial=max(1, PARTIAL // (chunk * ky * kx)), bias=images.bias,
         epilogue=images.epilogue(region), w=nest.w, name=nest.name, form=nest.form,
         streams=min(tile.nb, streams(isa, args[1].elements * dtype_bits(args[1].dtype) // 8)) if once else 1,
         together=together, widen=widen, ahead=near[0], seldom=near[1], lead=near[2], turns=turns,
-        rows_first=rows_first and min(row_chunks, len(widths)) > 1,
-        macs=macs, bytes=traffic(args), computing=tile.cycles * n * groups,
+        rows_first=rows_first, macs=macs, bytes=traffic(args), computing=tile.cycles * n * groups,
         passes=passes if not near[0] else 1, others=tile.others)
     return Planned(plan, (*images.inputs, *region.operands))
 
@@ -219,6 +221,21 @@ def _ahead(
     seldom = steps[0] * step < isa.line_bytes * passes
     lines = -(-steps[seldom] * step // (isa.line_bytes * passes))
     return lines, seldom, _LEAD if 2 * step * total > (isa.l2_bytes or isa.l1_bytes) else 0
+
+
+def _order(isa: Isa, args: Sequence[Arg], groups: tuple[int, int, int], rows: tuple[int, int]) -> tuple[int, bool]:
+    """In how many chunks rows are cut, and whether tasks that follow each other are vector groups of the same chunk.
+
+    `groups`: convolution groups of all images and of one, vector groups; `rows`: chunks that threads want, and how many rows there are.
+    Vector group after vector group reads all inputs anew, from beyond the second level where they do not fit there; chunk after chunk reads
+    all weights anew.
+    """
+    (all_groups, own, count), (made, most) = groups, rows
+    inputs, weights = (arg.elements * dtype_bits(arg.dtype) // 8 // part for arg, part in zip(args, (all_groups, own), strict=False))
+    if not isinstance(isa, Device) and isa.l2_bytes_per_cycle and inputs > isa.l2_bytes // 2:
+        fitting = max(made, chunks(most, -(-inputs // (isa.l2_bytes // 4))))
+        made = fitting if inputs * count > _ANEW * (inputs + weights * fitting) else made
+    return made, made > 1 and weights * made < inputs * count
 
 
 def _takes_turns(isa: Isa, nest: Nest, tile: Tile, reduction: int, *, widen: bool) -> bool:

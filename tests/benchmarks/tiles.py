@@ -125,9 +125,10 @@ def compared(layer: Layer, isa: Isa, folder: Path, rounds: int) -> tuple[str, st
     plans = tiles(layer, isa)
     timed = runs(plans, isa, folder)
     picked = next(iter(plans))
-    first = least(timed, rounds)
-    few = sorted(first, key=lambda n: first[n])[:_FEW]
-    again = least({n: timed[n] for n in dict.fromkeys([picked, *few])}, 3 * rounds)
+    with pinned(1):
+        first = least(timed, rounds)
+        few = sorted(first, key=lambda n: first[n])[:_FEW]
+        again = least({n: timed[n] for n in dict.fromkeys([picked, *few])}, 3 * rounds)
     best = min(again, key=lambda n: again[n])
     return picked, best, again[picked] / again[best] - 1, f"{2e-9 * plans[picked].macs / again[best]:.0f}"
 
@@ -142,7 +143,7 @@ def main() -> None:
     isa = with_facts(cpu_isa(find(args.target)), exact=True)
     rows: list[tuple[object, ...]] = []
     slower = []
-    with tempfile.TemporaryDirectory() as folder, pinned(1):
+    with tempfile.TemporaryDirectory() as folder:
         for layer in LAYERS:
             if not args.layers or layer.name in args.layers:
                 picked, best, loss, rate = compared(layer, isa, Path(folder), args.rounds)
