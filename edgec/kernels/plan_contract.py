@@ -193,7 +193,7 @@ def contraction(region: Region, isa: Isa, images: Images, nest: Nest, wish: tupl
     args += (Arg("scratch", "f32", max(map(sum, widths)) * total),) if widen else ()
     turns = args[-1].dtype == "f32" and _takes_turns(isa, nest, tile, total, widen=widen)
     rows_first = False
-    if not near[0] and not widen and len(widths) > 1:
+    if not near[0] and not widen and groups * len(widths) > 1:
         row_chunks, rows_first = _order(isa, args, (n * groups, groups, len(widths)), (row_chunks, min(t.out_count for t in nest.ys)))
     plan = ContractPlan(
         isa, args, fixed * row_chunks, x=x, y=y, ys=nest.ys, xs=nest.xs, kernel=nest.kernel, groups=groups, widths=widths, columns=tile.tw,

@@ -19,6 +19,8 @@ _TASKS = 16
 """Tasks that a kernel offers to threads when it is large enough."""
 _TASK_STEPS = 4096
 """Vector operations below which a task is not worth its launch."""
+_ROW_CHUNKS = 8
+"""Chunks of rows where tasks that follow each other are vectors of the same rows, for as many threads."""
 _MANY_REGISTERS = 16
 _COLUMNS = (6, 8)
 """The widest tile with 16 registers, and with more."""
@@ -82,11 +84,13 @@ def _window(op: Literal["depthwise", "max", "average", "sum"], region: Region, i
     widths = vectors(channels, lanes)
     fixed = n * len(widths)
     work = y.axes[2].extent * y.axes[3].extent * window
-    row_chunks = chunks(ys.out_count, min(-(-_TASKS // fixed), work // _TASK_STEPS))
+    rows_first = bool(isa.fact("fork")) and fixed > 1
+    wanted = min(_ROW_CHUNKS, fixed * work // _TASK_STEPS) if rows_first else min(-(-_TASKS // fixed), work // _TASK_STEPS)
+    row_chunks = chunks(ys.out_count, wanted)
     args = images.args(region)
     plan = WindowPlan(
         isa, args, fixed * row_chunks, op=op, x=images.x, y=y, ys=ys, xs=xs, widths=widths, columns=columns, row_chunks=row_chunks,
-        bias=images.bias, epilogue=images.epilogue(region), divisor=divisor, looped=looped,
+        rows_first=rows_first, bias=images.bias, epilogue=images.epilogue(region), divisor=divisor, looped=looped,
         macs=channels * n * work if op == "depthwise" else 0, bytes=traffic(args),
         computing=fixed * work * 1.25 / isa.load_ports)
     return Planned(plan, (*images.inputs, *region.operands))

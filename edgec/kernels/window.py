@@ -23,7 +23,8 @@ class WindowPlan(KernelPlan):
     of taps inside the input or, with `divisor` (`count_include_pad`), inside the padded input: those of each output row, times those of
     each column. The maximum of bytes is one of bytes, by vectors of four times as many; a sum is one of bytes in i32, less the zero point
     (the second argument) for each tap. `looped`: taps are not unrolled, for there are many and all are inside the input. Tasks are
-    n x vector x `row_chunks`.
+    n x vector x `row_chunks`; with `rows_first` those that follow each other are vectors of the same rows, which most kernels around
+    share out by rows, too.
     """
 
     op: Literal["depthwise", "max", "average", "sum"]
@@ -38,6 +39,7 @@ class WindowPlan(KernelPlan):
     epilogue: Epilogue
     divisor: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     looped: bool = False
+    rows_first: bool = False
 
     kind = "window"
 

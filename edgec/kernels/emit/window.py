@@ -25,7 +25,10 @@ def emit(plan: WindowPlan, symbol: str) -> tirx.PrimFunc:
 
 def _task(plan: WindowPlan, kernel: Kernel, task: Index) -> None:
     """Some rows of one vector of channels of one image."""
-    chunk, number, n = tiles.indices(task, plan.row_chunks, len(plan.widths))
+    if plan.rows_first:
+        number, chunk, n = tiles.indices(task, len(plan.widths), plan.row_chunks)
+    else:
+        chunk, number, n = tiles.indices(task, plan.row_chunks, len(plan.widths))
     if plan.y.axes[0].extent == 1:
         n = 0
 
