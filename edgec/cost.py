@@ -314,12 +314,19 @@ def kernel_cycles(isa: Isa, macs: float, moved: float, *, computing: float | Non
     return CALL_CYCLES + max(late, memory_cycles(isa, moved, weights + moved) + stream)
 
 
-def shared(isa: Isa, cycles: float) -> bool:
-    """Tell whether threads should share out a kernel of so many cycles on one core: half of them must exceed what that costs.
+def short(isa: Isa, cycles: float) -> bool:
+    """Tell whether a kernel of so many cycles on one core gains less by two threads than sharing it out costs; nothing is known of 0."""
+    return 0 < cycles < 2 * _number(isa, "fork")
 
-    Nothing is known of a kernel of 0 cycles.
+
+def shared(isa: Isa, cycles: Sequence[float], *, whole: bool) -> bool:
+    """Tell whether threads should share out each of some kernels that follow each other, of so many cycles on one core.
+
+    That saves half of them and costs `fork` each. What one core does instead has to come from the other before and to go there behind,
+    which costs as much once, unless these kernels are the `whole` net.
     """
-    return not 0 < cycles < 2 * _number(isa, "fork")
+    fork = _number(isa, "fork")
+    return fork * (len(cycles) - (not whole)) <= sum(cycles) / 2
 
 
 def predicted_us(isa: Isa, cycles: float) -> float:

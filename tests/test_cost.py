@@ -22,6 +22,7 @@ from edgec.cost import (
     peak_macs,
     predicted_us,
     shared,
+    short,
     tile_cycles,
 )
 from edgec.errors import UsageError
@@ -277,8 +278,12 @@ def test_halves_on_zen4_come_in_threes() -> None:
 
 def test_what_sharing_a_kernel_out_costs_decides_who_runs_it() -> None:
     forking = replace(ZEN5, extra=(*ZEN5.extra, ("fork", 1000.0)))
-    assert [shared(forking, c) for c in (0.0, 1.0, 1999.0, 2000.0)] == [True, False, False, True]
-    assert shared(ZEN5, 1.0)
+    assert [short(forking, c) for c in (0.0, 1.0, 1999.0, 2000.0)] == [False, True, True, False]
+    assert not short(ZEN5, 1.0)
+    assert shared(forking, [10.0], whole=False)            # between kernels that are shared out: both cores have their part already
+    assert not shared(forking, [10.0], whole=True)
+    assert not shared(forking, [900.0, 900.0], whole=False)
+    assert shared(forking, [1500.0, 1500.0], whole=False)
 
 
 def test_what_is_asked_for_in_advance_comes_no_faster_than_a_core_can_ask() -> None:

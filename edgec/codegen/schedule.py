@@ -11,8 +11,8 @@ from edgec.codegen.object import kernel_symbol
 from edgec.codegen.pipelines import beside, pipelines
 from edgec.codegen.place import VIEW_OPS, Place, Places
 from edgec.codegen.program import HOST, Buffer, Call, Copy, Kernel, Launch, Operand, Port, Program, Step, Unit, Wait
+from edgec.codegen.threads import alone
 from edgec.codegen.transfer import Move, Work, transfers
-from edgec.cost import shared
 from edgec.errors import UnsupportedModel
 from edgec.ir.graph import Array, Graph, Node, Value
 from edgec.ir.layout import View
@@ -128,7 +128,7 @@ class _Assembly:
 
     def __init__(self, graph: Graph, places: Places, steps: list[Work | Move], cpu: Isa, units: Units, name: str) -> None:
         self.graph, self.places, self.steps, self.cpu, self.devices, self.name = graph, places, steps, cpu, units, name
-        self.behind = pipelines(steps, places, cpu)
+        self.behind, self.alone = pipelines(steps, places, cpu), alone(steps, cpu)
         self.memories = (HOST, *(n for n, d in units.items() if d.own_memory and any(s.unit == n for s in steps)))
         self.buffers: list[Buffer] = []
         self.number: dict[object, int] = {}
@@ -155,7 +155,7 @@ class _Assembly:
                 continue
             what = step.planned.plan
             symbol, here = self._kernel(what, _kind(step.node, what), step.isa, step.unit), step.unit == HOST
-            tasks, rounds = (what.tasks, what.rounds) if not here or shared(self.cpu, what.cycles) else (1, what.span)
+            tasks, rounds = (1, what.span) if i in self.alone else (what.tasks, what.rounds)
             facts = (symbol, tuple(self._operands(i, step)), tasks, step.node.origin or step.node.op, step.values[0].name,
                      *_operators(step.node))
             if here:
