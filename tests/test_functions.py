@@ -74,15 +74,12 @@ def sweep() -> Array:
 Reference = Callable[[Array], Array]
 ACCURACY: dict[str, tuple[Reference, float]] = {
     "Exp": (np.exp, 1.0), "Log": (np.log, 0.8), "Tanh": (np.tanh, 2.4), "Sigmoid": (scipy.special.expit, 2.4),
-    "Erf": (scipy.special.erf, 1.0), "Softplus": (lambda x: np.logaddexp(0, x), 1.8), "Sin": (np.sin, 1.6), "Cos": (np.cos, 1.6),
+    "Erf": (scipy.special.erf, 1.0), "Softplus": (lambda x: np.logaddexp(0, x), 1.7), "Sin": (np.sin, 1.6), "Cos": (np.cos, 1.6),
     "Elu": (lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))), 0.9), "Softsign": (lambda x: x / (1 + np.abs(x)), 1.5),
     "Sqrt": (np.sqrt, 0.5), "Reciprocal": (lambda x: 1 / x, 0.5),
     "Floor": (np.floor, 0), "Ceil": (np.ceil, 0), "Round": (np.rint, 0), "Sign": (np.sign, 0), "Abs": (np.abs, 0), "Neg": (np.negative, 0),
 }
 """Largest errors in units of the last place: the numbers of the table in edgec/kernels/emit/functions.py."""
-
-
-ZERO_WHERE_DENORMAL = ("Sigmoid", "Softplus")
 
 
 @pytest.mark.parametrize("op", ACCURACY)
@@ -91,7 +88,7 @@ def test_accuracy(op: str) -> None:
     x = sweep()
     with np.errstate(all="ignore"):
         exact = reference(x.astype(np.float64))
-        if op in ZERO_WHERE_DENORMAL:
+        if op == "Sigmoid":                                            # which is zero there
             exact[exact < 2.0**-126] = 0
         error = ulps(apply(HOST, op, x), exact)
     worst = int(np.argmax(error))

@@ -154,11 +154,11 @@ class _Assembly:
                 busy.clear()
                 continue
             what = step.planned.plan
-            symbol, here = self._kernel(what, _kind(step.node, what), step.isa, step.unit), step.unit == HOST
+            symbol = self._kernel(what, _kind(step.node, what), step.isa, step.unit)
             tasks, rounds = (1, what.span) if i in self.alone else (what.tasks, what.rounds)
             facts = (symbol, tuple(self._operands(i, step)), tasks, step.node.origin or step.node.op, step.values[0].name,
                      *_operators(step.node))
-            if here:
+            if step.unit == HOST:
                 steps += [*map(Wait, busy), Call(*facts, rounds=rounds, behind=self.behind.get(i, 0))]
                 busy.clear()
             else:

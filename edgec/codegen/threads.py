@@ -11,14 +11,10 @@ from edgec.isa import Isa
 
 def alone(steps: Sequence[Work | Move], cpu: Isa) -> frozenset[int]:
     """The numbers of such steps; none for a core whose target names no cost of sharing (`fork`)."""
-    def is_short(i: int) -> bool:
-        step = steps[i]
-        return isinstance(step, Work) and step.unit == HOST and short(cpu, step.planned.plan.cycles)
-
+    cycles = [step.planned.plan.cycles if isinstance(step, Work) and step.unit == HOST else 0.0 for step in steps]
     found: list[int] = []
-    for few, numbers in groupby(range(len(steps)), is_short):
+    for few, numbers in groupby(range(len(steps)), lambda i: short(cpu, cycles[i])):
         run = list(numbers)
-        cycles = [step.planned.plan.cycles for step in (steps[i] for i in run) if isinstance(step, Work)]
-        if few and not shared(cpu, cycles, whole=len(run) == len(steps)):
+        if few and not shared(cpu, [cycles[i] for i in run], whole=len(run) == len(steps)):
             found += run
     return frozenset(found)

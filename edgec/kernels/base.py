@@ -60,8 +60,7 @@ class KernelPlan:
     `macs` are multiply-accumulates, `bytes` what it reads and writes once. `computing` are the cycles of its work on one core with all
     operands in a cache nearby, `passes` how often that work goes through the weights; `cycles` is what it is expected to take in a net,
     with memory (see `timed`). `prepare`: for each argument of the role "prepared" its number and the kernel that makes it, once, from the
-    weight that stands there. `ahead`: lines of weights that it asks for at a time before it needs them. `others`: the tiles that come
-    next after the one that it has, best first.
+    weight that stands there. `others`: the tiles that come next after the one that it has, best first.
     """
 
     isa: Isa
@@ -72,7 +71,6 @@ class KernelPlan:
     computing: float = field(default=0.0, kw_only=True, repr=False)
     passes: float = field(default=1.0, kw_only=True, repr=False)
     cycles: float = field(default=0.0, kw_only=True, repr=False)
-    ahead: int = field(default=0, kw_only=True)
     prepare: tuple[tuple[int, "KernelPlan"], ...] = field(default=(), kw_only=True, repr=False)
     others: tuple[Tile, ...] = field(default=(), kw_only=True, repr=False, compare=False)
 
@@ -83,6 +81,11 @@ class KernelPlan:
     def rounds(self) -> int:
         """Of a kernel with one task that other kernels may run beside: the pieces of that task, each of which needs those before it."""
         return 1
+
+    @property
+    def asks(self) -> bool:
+        """Whether it asks for weights before it needs them."""
+        return False
 
     @property
     def span(self) -> int:
@@ -211,7 +214,7 @@ def timed(plan: KernelPlan, footprint: float) -> KernelPlan:
     """A plan for the CPU with the cycles that it is expected to take in a net with so many bytes of weights."""
     stored = traffic([a for a in plan.args if a.role in ("weight", "prepared")])
     return replace(plan, cycles=kernel_cycles(plan.isa, plan.macs, max(0, plan.bytes - stored), computing=plan.computing, weights=stored,
-                                              passes=plan.passes, footprint=footprint, asked=plan.ahead > 0))
+                                              passes=plan.passes, footprint=footprint, asked=plan.asks))
 
 
 def chunks(rows: int, wanted: int) -> int:

@@ -62,6 +62,7 @@ class ContractPlan(KernelPlan):
     streams: int = 1
     together: int = 1
     widen: bool = False
+    ahead: int = 0
     seldom: bool = False
     lead: int = 0
     turns: bool = False
@@ -73,6 +74,11 @@ class ContractPlan(KernelPlan):
     def algo(self) -> str:
         """conv, gemm, conv_transpose … with the register tile: columns x vectors."""
         return f"{self.name}_{self.columns}x{max(len(w) for w in self.widths)}"
+
+    @property
+    def asks(self) -> bool:
+        """Whether it asks for the next vector group's weights."""
+        return self.ahead > 0
 
     @property
     def choice(self) -> Choice:

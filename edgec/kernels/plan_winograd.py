@@ -128,7 +128,8 @@ def shaped(template: _P, wish: tuple[int, int] | None) -> _P:
     plans = [of(blocks) for blocks in _blocks(total)]
     least = min(p.computing for p in plans)
     several = [p for p in plans if p.tasks > 1 and p.computing <= _SEVERAL * least] or plans
-    return min((p for p in several if p.computing <= _MEMORY * min(p.computing for p in several)), key=lambda p: p.tiles)
+    least = min(p.computing for p in several)
+    return min((p for p in several if p.computing <= _MEMORY * least), key=lambda p: p.tiles)
 
 
 def _blocks(total: int) -> Iterable[int]:

@@ -53,6 +53,7 @@ class RecurrentPlan(KernelPlan):
     backward: bool
     cell: Expr
     reset: Expr | None = None
+    ahead: int = 0
 
     kind = "recurrent"
 

@@ -47,6 +47,7 @@ class WinogradPlan(KernelPlan):
     parts: int
     bias: bool
     epilogue: Epilogue
+    ahead: int = 0
 
     kind = "winograd"
     depth = 1
@@ -56,6 +57,11 @@ class WinogradPlan(KernelPlan):
     def algo(self) -> str:
         """The form, and the register tile: tiles x vectors."""
         return f"winograd{self.m}_{self.columns}x{max(map(len, self.widths))}"
+
+    @property
+    def asks(self) -> bool:
+        """Whether it asks for the filters that come next."""
+        return self.ahead > 0
 
     @property
     def choice(self) -> Choice:

@@ -27,11 +27,7 @@ def emit(plan: ContractPlan, symbol: str) -> tirx.PrimFunc:
 def _task(plan: ContractPlan, kernel: Kernel, task: Index) -> None:
     """Some rows of one vector group of one convolution group of one image."""
     count = len(plan.widths)
-    parts = -(-count // plan.together)
-    if plan.rows_first:
-        number, group, chunk, n = tiles.indices(task, parts, plan.groups, plan.row_chunks)
-    else:
-        chunk, number, group, n = tiles.indices(task, plan.row_chunks, parts, plan.groups)
+    chunk, number, group, n = tiles.parts(task, plan.row_chunks, -(-count // plan.together), plan.groups, rows_first=plan.rows_first)
     if plan.y.axes[0].extent == 1:
         n = 0
     rows = partial(vectors_of, plan, kernel, task, (n, group), (chunk, plan.row_chunks))

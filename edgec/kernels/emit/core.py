@@ -54,10 +54,14 @@ def hold(value: Vector, dtype: str, lanes: int) -> Vector:
     """
     if dtype == "bool":                                                # a vector of bits has no place in memory; bytes have
         return tirx.NE(hold(cast(value, "u8", lanes), "u8", lanes), const(0, "u8", lanes))
+    return keep(value, dtype, lanes)[T.Ramp(0, 1, lanes) if lanes > 1 else 0]
+
+
+def keep(value: Vector, dtype: str, lanes: int) -> Any:
+    """The value in memory, as a buffer of its lanes."""
     cell = T.alloc_buffer((lanes,), TIR[dtype])
-    at = T.Ramp(0, 1, lanes) if lanes > 1 else 0
-    T.buffer_store(cell, value, [at])
-    return cell[at]
+    T.buffer_store(cell, value, [T.Ramp(0, 1, lanes) if lanes > 1 else 0])
+    return cell
 
 
 def widen(value: Vector, dtype: str, lanes: int) -> Vector:

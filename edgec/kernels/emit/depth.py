@@ -1,5 +1,6 @@
 """Integer depthwise convolutions: interleaved rows for instructions that sum products of bytes, or tap by tap."""
 
+from abc import ABC, abstractmethod
 from functools import partial
 
 from tvm import tirx
@@ -38,7 +39,7 @@ def _task(plan: DepthPlan, kernel: Kernel, task: Index) -> None:
     tiles.channels(number, [(w,) for w in plan.widths], rows)
 
 
-class _Channels:
+class _Channels(ABC):
     """`width` neighboring channels of image `n`, from channel `first` on."""
 
     def __init__(self, plan: DepthPlan, kernel: Kernel, n: Index, first: Index, width: int) -> None:
@@ -65,9 +66,9 @@ class _Channels:
             value = hold(cut(acc.get(i, 0), width, self.lanes), "i32", width)
             k.write(len(plan.args) - 1, plan.y, at, 1, epilogue(k, plan.epilogue, value, at, 1, width), width)
 
+    @abstractmethod
     def sum(self, acc: Accumulators, row: Output, rows: range, column: Output, columns: int, inside: set[tuple[int, int]]) -> None:
         """Add all products; `inside` holds (column, tap) of those along x that are inside the input."""
-        raise NotImplementedError
 
     def pixels(self, row: Output, ty: int, column: Output, tx: int, ahead: int) -> Vector:
         """The channels of one pixel as they are stored."""

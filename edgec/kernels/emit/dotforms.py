@@ -4,6 +4,7 @@ A form makes a pixel ready (four bytes, in every lane of a vector), loads packed
 `edgec.kernels.dot.ORDER` says how each wants its weights.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from tvm import tirx
@@ -17,7 +18,7 @@ SIGN = 128
 """What turns u8 into i8 and back: the top bit of each byte."""
 
 
-class DotForm:
+class DotForm(ABC):
     """One form; `data` is the dtype of pixels in memory. `shift` is what it adds to them, so that they are of the sign it works with."""
 
     signed: bool | None = None
@@ -37,16 +38,16 @@ class DotForm:
         return self.ready(T.Broadcast(value, width) if width > 1 else value, width)
 
     def ready(self, lanes: Vector, width: int) -> Parts:
-        """Four bytes for each lane, as an i32 in each."""
+        """Four bytes for each lane, as an i32 in each; forms with a `spread` of their own have none."""
         raise NotImplementedError
 
+    @abstractmethod
     def weights(self, index: Index, width: int) -> Parts:
         """The packed weights of four bytes and `width` channels."""
-        raise NotImplementedError
 
+    @abstractmethod
     def add(self, acc: Vector, pixel: Parts, weights: Parts, width: int) -> Vector:
         """The accumulator plus the products."""
-        raise NotImplementedError
 
     def _bytes(self, lanes: Vector, width: int) -> Vector:
         """Four bytes in every lane, of the sign that the form works with."""

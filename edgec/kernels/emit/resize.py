@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T  # noqa: N812
 
 from edgec.kernels.base import vectors
-from edgec.kernels.emit.core import TIR, Index, Kernel, Vector, cast, compute_dtype, const, function, hold, loop
+from edgec.kernels.emit.core import Index, Kernel, Vector, cast, compute_dtype, const, function, hold, keep, loop
 from edgec.kernels.emit.elementwise import evaluate
 from edgec.kernels.emit.indexing import bases_of, lanes_of, pick
 from edgec.kernels.emit.vectormath import VectorMath
@@ -74,20 +73,20 @@ class _Resize:
         """All positions of the last axis: where a vector of them reads is found at once, for it takes longer than the reading."""
         axis, lanes = self.plan.axes[level], self.k.isa.lanes
 
-        def several(start: Index, width: int) -> None:
+        def several(start: Index) -> None:
             first = const(start, "i32") if isinstance(start, int) else start
-            found = self.taps(axis, T.Ramp(first, 1, width), width).taps
-            kept = [(_kept(i, "i32", width), None if w is None else _kept(w, "f32", width)) for i, w in found]
+            found = self.taps(axis, T.Ramp(first, 1, lanes), lanes).taps
+            kept = [(keep(i, "i32", lanes), None if w is None else keep(w, "f32", lanes)) for i, w in found]
 
             def one(i: Index) -> None:
                 here = [bases[0], *(b + (start + i) * s for b, s in zip(bases[1:], axis.strides[1:], strict=True))]
                 own = [(T.bind(index[i]), None if weight is None else T.bind(weight[i])) for index, weight in kept]
                 self.axis(level + 1, here, [*taps, _Taps(own, None)])
 
-            loop(0, width, one)
+            loop(0, lanes, one)
 
         count = axis.size // lanes
-        loop(0, count, lambda v: several(v * lanes, lanes))
+        loop(0, count, lambda v: several(v * lanes))
         loop(count * lanes, axis.size, lambda o: self.position(level, o, bases, taps))
 
     def across(self, bases: list[Index], taps: list[_Taps]) -> None:
@@ -238,10 +237,3 @@ class _Resize:
         """A whole number as an index, moved inside the input."""
         inside = m.at_most(m.at_least(m.hold(place), 0.0), axis.source - 1)
         return hold(cast(inside, "i32", m.lanes), "i32", m.lanes)
-
-
-def _kept(value: Vector, dtype: str, lanes: int) -> Any:
-    """Numbers in memory, where each can be read."""
-    buffer = T.alloc_buffer((lanes,), TIR[dtype])
-    T.buffer_store(buffer, value, [T.Ramp(0, 1, lanes)])
-    return buffer

@@ -21,6 +21,17 @@ def indices(task: Index, *counts: int) -> tuple[Index, ...]:
     return (*found, task)
 
 
+def parts(task: Index, rows: int, *groups: int, rows_first: bool) -> tuple[Index, ...]:
+    """A task's number as its chunk of `rows`, its place among each of `groups`, and the image.
+
+    With `rows_first` tasks that follow each other are groups of the same rows.
+    """
+    if not rows_first:
+        return indices(task, rows, *groups)
+    *found, chunk, image = indices(task, *groups, rows)
+    return (chunk, *found, image)
+
+
 def channels(number: Index, groups: Sequence[tuple[int, ...]], body: Callable[[tuple[int, ...], Index], None]) -> None:
     """Run `body(widths, first channel)` for one group of vectors of channels: one code for the widest kind, one for each other group."""
     size, full = sum(groups[0]), sum(1 for g in groups if g == groups[0])

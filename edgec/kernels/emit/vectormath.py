@@ -183,8 +183,8 @@ class VectorMath:
         return size * part + x * self.const(0.5)
 
     def softplus(self, x: Vector) -> Vector:
-        """log(1 + e**x); zero where that is no normal number."""
-        return self.at_least(x, 0.0) + self.log1p_of_fraction(self.hold(self.exp_down(self.const(0.0) - self.abs(x))))
+        """log(1 + e**x)."""
+        return self.at_least(x, 0.0) + self.log1p_of_fraction(self.hold(self.exp(self.const(0.0) - self.abs(x))))
 
     def sin(self, x: Vector) -> Vector:
         """Sine of any angle."""

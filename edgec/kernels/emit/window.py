@@ -25,10 +25,7 @@ def emit(plan: WindowPlan, symbol: str) -> tirx.PrimFunc:
 
 def _task(plan: WindowPlan, kernel: Kernel, task: Index) -> None:
     """Some rows of one vector of channels of one image."""
-    if plan.rows_first:
-        number, chunk, n = tiles.indices(task, len(plan.widths), plan.row_chunks)
-    else:
-        chunk, number, n = tiles.indices(task, plan.row_chunks, len(plan.widths))
+    chunk, number, n = tiles.parts(task, plan.row_chunks, len(plan.widths), rows_first=plan.rows_first)
     if plan.y.axes[0].extent == 1:
         n = 0
 
